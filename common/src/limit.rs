@@ -1,0 +1,38 @@
+//! Rate windows: at most N records per key and window. Keys are flows, devices and executables, so that a
+//! flood in one place cannot hide a fault in another.
+
+/// State of one key.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Window {
+    /// Start of the current window, ns.
+    pub start_ns: u64,
+    /// Records asked for in it.
+    pub count: u64,
+}
+
+impl Window {
+    /// Whether one more record at `now` stays within `limit` per `length_ns`.
+    #[inline(always)]
+    pub fn admit(&mut self, now: u64, limit: u64, length_ns: u64) -> bool {
+        if now.wrapping_sub(self.start_ns) >= length_ns {
+            self.start_ns = now;
+            self.count = 0;
+        }
+        self.count += 1;
+        self.count <= limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admits_up_to_the_limit_then_again_in_the_next_window() {
+        let mut w = Window::default();
+        let admitted = (0..10).filter(|i| w.admit(1_000 + i, 3, 1_000)).count();
+        assert_eq!(admitted, 3);
+        assert!(w.admit(2_500, 3, 1_000));
+    }
+}

@@ -1,0 +1,69 @@
+//! What user space may turn while the programs run, and the device table; both in memory-mapped arrays,
+//! written as single aligned `u64` stores, so that a program never sees half a value.
+
+/// Tunables of all sensors, element 0 of the `TUNABLES` array.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunables {
+    /// Latency from which a completion on a device without own entry is an outlier, ns.
+    pub outlier_ns: u64,
+    /// Process-exit records per executable and second.
+    pub exit_limit: u64,
+    /// I/O-error and outlier records per device and second.
+    pub block_limit: u64,
+    /// Retransmit records per flow and second.
+    pub retransmit_limit: u64,
+    /// Keeps the struct at 64 bytes.
+    pub reserved: [u64; 4],
+}
+
+impl Tunables {
+    /// Defaults: generous enough that only floods are limited.
+    pub const DEFAULT: Self = Self {
+        outlier_ns: 40_000_000,
+        exit_limit: 500,
+        block_limit: 500,
+        retransmit_limit: 200,
+        reserved: [0; 4],
+    };
+}
+
+/// Length of the windows that the limits count in, ns.
+pub const LIMIT_WINDOW_NS: u64 = 1_000_000_000;
+
+/// Entries of the device table: open addressing, linear probing.
+pub const DEVICE_ENTRIES: u32 = 128;
+/// Probes before a device counts as unknown.
+pub const DEVICE_PROBES: u32 = 8;
+
+/// One entry of the device table. `outlier_ns` is written before `key`.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct DeviceEntry {
+    /// `dev << 32 | slot`; 0 is empty.
+    pub key: u64,
+    /// Latency from which a completion on this device is an outlier, ns.
+    pub outlier_ns: u64,
+}
+
+impl DeviceEntry {
+    /// Packs a device number and its histogram slot.
+    pub const fn pack(dev: u32, slot: u32) -> u64 {
+        (dev as u64) << 32 | slot as u64
+    }
+
+    /// The device number.
+    pub const fn dev(&self) -> u32 {
+        (self.key >> 32) as u32
+    }
+
+    /// The histogram slot.
+    pub const fn slot(&self) -> u32 {
+        self.key as u32
+    }
+}
+
+/// Table position of the `probe`-th try for a device.
+pub const fn device_position(dev: u32, probe: u32) -> u32 {
+    (dev.wrapping_mul(0x9e37_79b1) >> 16).wrapping_add(probe) % DEVICE_ENTRIES
+}
