@@ -23,8 +23,8 @@ pub const OPS: u32 = 3;
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub struct Row {
-    /// Counts by bucket; wrap at 2^32, readers take differences.
-    pub counts: [u32; BUCKETS],
+    /// Counts by bucket.
+    pub counts: [u64; BUCKETS],
 }
 
 /// Bucket of a latency in ns.

@@ -1,0 +1,121 @@
+//! Sensor `process_exit`: hook sched_process_exit, one record per process that ended by a fatal signal or
+//! with a non-zero status.
+//!
+//! The tracepoint fires per thread. From 6.16 it says whether the thread was the last (`group_dead`). Before,
+//! `signal->live == 0` says so, but two threads that exit together may both see it: the first to insert
+//! (start time, tgid) into REPORTED reports. Source: kernel/exit.c do_exit, v5.10 to v7.0.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::BPF_NOEXIST,
+    helpers::bpf_get_current_cgroup_id,
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
+use faultline_common::{
+    event::{COMM_LEN, ProcessExit},
+    exit,
+    offsets::ABSENT,
+    sensor::PROCESS_EXIT,
+};
+
+use crate::{
+    emit::{Tally, tunables},
+    maps::{self, offset},
+    read::{Ptr, arg, or_missing},
+};
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn proc_exit_btf(ctx: BtfTracePointContext) -> i32 {
+    let _ = observe(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn proc_exit_raw(ctx: RawTracePointContext) -> i32 {
+    let _ = observe(&ctx);
+    0
+}
+
+#[inline(always)]
+fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
+    let task = Ptr::new(arg(ctx, 0))?;
+    let signal = task.follow(offset!(task_signal))?;
+    if !group_is_dead(ctx, signal)? {
+        return None;
+    }
+    let leader = task.follow(offset!(task_group_leader))?;
+    let pid: u32 = leader.read(offset!(task_tgid))?;
+    let start_ns: u64 = leader.read(offset!(task_start_time))?;
+    if offset!(arg_group_dead) == ABSENT && !first_report(start_ns, pid) {
+        return None;
+    }
+    let tally = Tally::seen(PROCESS_EXIT)?;
+    let code = exit::group_code(
+        signal.read(offset!(signal_flags))?,
+        signal.read(offset!(signal_group_exit_code))?,
+        leader.read(offset!(task_exit_code))?,
+    );
+    if !exit::is_abnormal(code) {
+        tally.filtered();
+        return None;
+    }
+    report(tally, leader, pid, start_ns, code);
+    Some(())
+}
+
+#[inline(always)]
+fn group_is_dead<C: EbpfContext>(ctx: &C, signal: Ptr) -> Option<bool> {
+    if offset!(arg_group_dead) != ABSENT {
+        return Some(arg(ctx, 1) & 0xff != 0);
+    }
+    Some(signal.read::<i32>(offset!(signal_live))? == 0)
+}
+
+#[inline(always)]
+fn first_report(start_ns: u64, pid: u32) -> bool {
+    maps::REPORTED.insert(&[start_ns, pid as u64], &1, BPF_NOEXIST as u64).is_ok()
+}
+
+#[inline(always)]
+fn report(tally: Tally, leader: Ptr, pid: u32, start_ns: u64, exit_code: u32) {
+    let Some(tunables) = tunables() else { return };
+    let comm: [u8; COMM_LEN] = leader.read(offset!(task_comm)).unwrap_or_default();
+    if !tally.admit(comm_key(&comm), tunables.exit_limit) || !tally.critical_has_room() {
+        return;
+    }
+    let mut missing = 0;
+    let parent = leader.follow(offset!(task_real_parent));
+    let cred = leader.follow(offset!(task_cred));
+    let parent_cgroup = parent.and_then(default_cgroup);
+    let record = ProcessExit {
+        start_ns,
+        parent_cgroup_id: or_missing(parent_cgroup, &mut missing, ProcessExit::bit("parent_cgroup_id")),
+        pid,
+        ppid: or_missing(parent.and_then(|p| p.read(offset!(task_tgid))), &mut missing, ProcessExit::bit("ppid")),
+        uid: or_missing(cred.and_then(|c| c.read(offset!(cred_uid))), &mut missing, ProcessExit::bit("uid")),
+        exit_code,
+        comm,
+        // SAFETY: a helper without arguments; `current` is the exiting task.
+        header: tally.header::<ProcessExit>(unsafe { bpf_get_current_cgroup_id() }, missing, 0),
+    };
+    tally.submit(&maps::CRITICAL, record);
+}
+
+/// Id of a task's cgroup in the default (v2) hierarchy.
+#[inline(always)]
+fn default_cgroup(task: Ptr) -> Option<u64> {
+    task.follow(offset!(task_cgroups))?
+        .follow(offset!(css_set_dfl_cgrp))?
+        .follow(offset!(cgroup_kn))?
+        .read(offset!(kernfs_id))
+}
+
+/// Both halves of a name folded into a key; equal names share a limit.
+#[inline(always)]
+fn comm_key(comm: &[u8; COMM_LEN]) -> u64 {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *comm;
+    let low = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    let high = u64::from_le_bytes([i, j, k, l, m, n, o, p]);
+    (low ^ high.rotate_left(29).wrapping_mul(0x9e37_79b9_7f4a_7c15)) & !(0xff << 56)
+}

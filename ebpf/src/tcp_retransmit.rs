@@ -1,0 +1,174 @@
+//! Sensor `tcp_retransmit`: hook tcp_retransmit_skb, one record per segment sent again.
+//!
+//! It runs in softirq: `current` means nothing, everything comes from the socket. From 6.17 the tracepoint
+//! also reports failed attempts (`err != 0`); those are filtered. Source: net/ipv4/tcp_output.c.
+
+use aya_ebpf::{
+    EbpfContext,
+    macros::{btf_tracepoint, raw_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext, TracePointContext},
+};
+use faultline_common::{event::TcpRetransmit, offsets::ABSENT, sensor::TCP_RETRANSMIT};
+
+use crate::{
+    emit::{Tally, tunables},
+    maps::{self, offset},
+    read::{Ptr, arg, or_missing, tp_field},
+};
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+pub fn tcp_retrans_btf(ctx: BtfTracePointContext) -> i32 {
+    let _ = observe(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
+pub fn tcp_retrans_raw(ctx: RawTracePointContext) -> i32 {
+    let _ = observe(&ctx);
+    0
+}
+
+#[tracepoint(category = "tcp", name = "tcp_retransmit_skb")]
+pub fn tcp_retrans_tp(ctx: TracePointContext) -> u32 {
+    let _ = observe_format(&ctx);
+    0
+}
+
+#[inline(always)]
+fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
+    let tally = Tally::seen(TCP_RETRANSMIT)?;
+    if offset!(arg_retransmit_err) == 2 && arg(ctx, 2) as i32 != 0 {
+        tally.filtered();
+        return None;
+    }
+    let address = arg(ctx, 0);
+    if !tally.admit(address, tunables()?.retransmit_limit) {
+        return None;
+    }
+    let mut missing = TcpRetransmit::bit("cgroup_id");
+    let sk = Ptr::new(address);
+    let family = or_missing(sk.and_then(|s| s.read(offset!(sk_family))), &mut missing, TcpRetransmit::bit("family"));
+    let (saddr, daddr) = addresses(sk, family, &mut missing);
+    let netns = sk.and_then(|s| s.follow(offset!(sk_net))).and_then(|n| n.read(offset!(net_inum)));
+    let dport: u16 = or_missing(sk.and_then(|s| s.read(offset!(sk_dport))), &mut missing, TcpRetransmit::bit("dport"));
+    let state: u8 = or_missing(sk.and_then(|s| s.read(offset!(sk_state))), &mut missing, TcpRetransmit::bit("state"));
+    let record = TcpRetransmit {
+        sock: address,
+        saddr,
+        daddr,
+        segs_out: or_missing(
+            sk.and_then(|s| s.read(offset!(tcp_segs_out))),
+            &mut missing,
+            TcpRetransmit::bit("segs_out"),
+        ),
+        total_retrans: or_missing(
+            sk.and_then(|s| s.read(offset!(tcp_total_retrans))),
+            &mut missing,
+            TcpRetransmit::bit("total_retrans"),
+        ),
+        netns: or_missing(netns, &mut missing, TcpRetransmit::bit("netns")),
+        family,
+        state: state as u16,
+        sport: or_missing(sk.and_then(|s| s.read(offset!(sk_num))), &mut missing, TcpRetransmit::bit("sport")),
+        dport: u16::from_be(dport),
+        reserved: 0,
+        header: tally.header::<TcpRetransmit>(0, missing, 0),
+    };
+    tally.submit(&maps::BULK, record);
+    Some(())
+}
+
+#[inline(always)]
+fn addresses(sk: Option<Ptr>, family: u16, missing: &mut u64) -> ([u8; 16], [u8; 16]) {
+    if family == AF_INET6 {
+        let saddr = sk.and_then(|s| s.read(offset!(sk_saddr6)));
+        let daddr = sk.and_then(|s| s.read(offset!(sk_daddr6)));
+        return (
+            or_missing(saddr, missing, TcpRetransmit::bit("saddr")),
+            or_missing(daddr, missing, TcpRetransmit::bit("daddr")),
+        );
+    }
+    let saddr = sk.and_then(|s| s.read(offset!(sk_saddr)));
+    let daddr = sk.and_then(|s| s.read(offset!(sk_daddr)));
+    (
+        widen(or_missing(saddr, missing, TcpRetransmit::bit("saddr"))),
+        widen(or_missing(daddr, missing, TcpRetransmit::bit("daddr"))),
+    )
+}
+
+/// An IPv4 address in the first bytes of a wide field.
+#[inline(always)]
+fn widen(v4: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = v4;
+    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
+#[inline(always)]
+fn observe_format(ctx: &TracePointContext) -> Option<()> {
+    let tally = Tally::seen(TCP_RETRANSMIT)?;
+    if tp_field::<i32, _>(ctx, offset!(tp_tcp_err)).unwrap_or(0) != 0 {
+        tally.filtered();
+        return None;
+    }
+    let sock: u64 = tp_field(ctx, offset!(tp_tcp_skaddr)).unwrap_or(0);
+    if !tally.admit(sock, tunables()?.retransmit_limit) {
+        return None;
+    }
+    let mut missing = TcpRetransmit::bit("cgroup_id")
+        | TcpRetransmit::bit("segs_out")
+        | TcpRetransmit::bit("total_retrans")
+        | TcpRetransmit::bit("netns");
+    let family = format_family(ctx, &mut missing);
+    let (saddr, daddr) = format_addresses(ctx, family, &mut missing);
+    let state: u32 = or_missing(tp_field(ctx, offset!(tp_tcp_state)), &mut missing, TcpRetransmit::bit("state"));
+    let record = TcpRetransmit {
+        sock,
+        saddr,
+        daddr,
+        segs_out: 0,
+        total_retrans: 0,
+        netns: 0,
+        family,
+        state: state as u16,
+        sport: or_missing(tp_field(ctx, offset!(tp_tcp_sport)), &mut missing, TcpRetransmit::bit("sport")),
+        dport: or_missing(tp_field(ctx, offset!(tp_tcp_dport)), &mut missing, TcpRetransmit::bit("dport")),
+        reserved: 0,
+        header: tally.header::<TcpRetransmit>(0, missing, 0),
+    };
+    tally.submit(&maps::BULK, record);
+    Some(())
+}
+
+/// Before 6.1 the format has no family; a zero IPv4 peer then means IPv6.
+#[inline(always)]
+fn format_family(ctx: &TracePointContext, missing: &mut u64) -> u16 {
+    if offset!(tp_tcp_family) != ABSENT {
+        return or_missing(tp_field(ctx, offset!(tp_tcp_family)), missing, TcpRetransmit::bit("family"));
+    }
+    match tp_field::<u32, _>(ctx, offset!(tp_tcp_daddr)) {
+        Some(0) => AF_INET6,
+        Some(_) => AF_INET,
+        None => or_missing(None, missing, TcpRetransmit::bit("family")),
+    }
+}
+
+#[inline(always)]
+fn format_addresses(ctx: &TracePointContext, family: u16, missing: &mut u64) -> ([u8; 16], [u8; 16]) {
+    if family == AF_INET6 {
+        let saddr = tp_field(ctx, offset!(tp_tcp_saddr6));
+        let daddr = tp_field(ctx, offset!(tp_tcp_daddr6));
+        return (
+            or_missing(saddr, missing, TcpRetransmit::bit("saddr")),
+            or_missing(daddr, missing, TcpRetransmit::bit("daddr")),
+        );
+    }
+    let saddr = tp_field(ctx, offset!(tp_tcp_saddr));
+    let daddr = tp_field(ctx, offset!(tp_tcp_daddr));
+    (
+        widen(or_missing(saddr, missing, TcpRetransmit::bit("saddr"))),
+        widen(or_missing(daddr, missing, TcpRetransmit::bit("daddr"))),
+    )
+}
