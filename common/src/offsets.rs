@@ -124,9 +124,9 @@ offsets! {
     arg_victim_is_task,
     /// Position of `err` among the arguments of `tcp_retransmit_skb` (from 6.17)
     arg_retransmit_err,
-    /// Position of the request among the arguments of `block_rq_issue` (0, or 1 before 5.11)
+    /// Position of the request among the arguments of `block_rq_issue`; must be 0 (1 before 5.11)
     arg_issue_rq,
-    /// Position of the request among the arguments of `block_rq_complete`
+    /// Position of the request among the arguments of `block_rq_complete`; must be 0
     arg_complete_rq,
     /// 1: the error argument of `block_rq_complete` is a `blk_status_t`; 0: an errno
     arg_error_is_status,

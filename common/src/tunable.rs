@@ -19,13 +19,8 @@ pub struct Tunables {
 
 impl Tunables {
     /// Defaults: generous enough that only floods are limited.
-    pub const DEFAULT: Self = Self {
-        outlier_ns: 40_000_000,
-        exit_limit: 500,
-        block_limit: 500,
-        retransmit_limit: 200,
-        reserved: [0; 4],
-    };
+    pub const DEFAULT: Self =
+        Self { outlier_ns: 40_000_000, exit_limit: 500, block_limit: 500, retransmit_limit: 200, reserved: [0; 4] };
 }
 
 /// Length of the windows that the limits count in, ns.

@@ -1,6 +1,7 @@
 //! Sensor `block_io`: hooks block_rq_issue and block_rq_complete, latency from issue to completion.
 //!
-//! Keyed by the request's address, never by sector (the tracepoint *format* has no request, so there is no
+//! Needs the request as first argument: kernels before 5.11 pass the queue first, unless they carry the
+//! backport (5.10.137). Keyed by the request's address, never by sector (the tracepoint *format* has no request, so there is no
 //! plain-tracepoint rung). Every completion costs one map look-up and one histogram add; only outliers above
 //! the device's threshold and errors become records. Source: block/blk-mq.c, v5.10 to v7.0.
 
@@ -9,6 +10,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, raw_tracepoint},
     programs::{BtfTracePointContext, RawTracePointContext},
 };
+use aya_log_ebpf::debug;
 use faultline_common::{
     counter,
     event::{BlockIo, FLAG_BLK_STATUS, FLAG_NO_LATENCY},
@@ -50,16 +52,11 @@ pub fn block_done_raw(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// The request argument, first or second depending on the kernel; both branches keep a constant index.
-#[inline(always)]
-fn request<C: EbpfContext>(ctx: &C, position: u32) -> Option<Ptr> {
-    Ptr::new(if position == 1 { arg(ctx, 1) } else { arg(ctx, 0) })
-}
-
 #[inline(always)]
 fn issue<C: EbpfContext>(ctx: &C) -> Option<()> {
-    let rq = request(ctx, offset!(arg_issue_rq))?;
+    let rq = Ptr::new(arg(ctx, 0))?;
     if maps::INFLIGHT.insert(&rq.address(), &now(), 0).is_err() {
+        debug!(ctx, "the in-flight table is full");
         Tally::here(BLOCK_IO)?.add(counter::INSERT_FAILED);
     }
     Some(())
@@ -77,10 +74,9 @@ struct Done {
 
 #[inline(always)]
 fn complete<C: EbpfContext>(ctx: &C) -> Option<()> {
-    let shifted = offset!(arg_complete_rq) == 1;
-    let rq = request(ctx, offset!(arg_complete_rq))?;
-    let error = raw_error(if shifted { arg(ctx, 2) } else { arg(ctx, 1) });
-    let bytes = (if shifted { arg(ctx, 3) } else { arg(ctx, 2) }) as u32;
+    let rq = Ptr::new(arg(ctx, 0))?;
+    let error = raw_error(arg(ctx, 1));
+    let bytes = arg(ctx, 2) as u32;
     let left: u32 = rq.read(offset!(rq_data_len)).unwrap_or(0);
     if error == 0 && bytes < left {
         // A partial completion: the request goes on, its time is taken at the end.
@@ -166,23 +162,31 @@ fn count(slot: u32, op: u32, latency_ns: u64) {
     // SAFETY: a helper without arguments.
     let cpu = unsafe { aya_ebpf::helpers::bpf_get_smp_processor_id() };
     let row = hist::row(cpu, slot, hist::op_class(op));
-    let bucket = hist::bucket(latency_ns);
-    if bucket < hist::USED
+    let bucket = opaque(hist::bucket(latency_ns) as u64);
+    if bucket < hist::USED as u64
         && let Some(row) = maps::BLOCK_HIST.get_ptr_mut(row)
     {
         // SAFETY: a live element and a checked index.
-        atomic_add(unsafe { &raw mut (*row).counts[bucket] });
+        atomic_add(unsafe { (&raw mut (*row).counts).cast::<u64>().add(bucket as usize) });
     }
+}
+
+/// Hides a value's origin from LLVM, which else drops a bound it can prove and the verifier cannot.
+#[inline(always)]
+fn opaque(mut value: u64) -> u64 {
+    // SAFETY: a move of a register to itself.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) value) };
+    value
 }
 
 #[inline(always)]
 fn record(tally: Tally, done: &Done) -> BlockIo {
-    let mut missing = BlockIo::bit("cgroup_id");
-    let sector = or_missing(done.rq.read(offset!(rq_sector)), &mut missing, BlockIo::bit("sector"));
+    let mut missing = const { BlockIo::bit("cgroup_id") };
+    let sector = or_missing(done.rq.read(offset!(rq_sector)), &mut missing, const { BlockIo::bit("sector") });
     let mut flags = if offset!(arg_error_is_status) == 1 { FLAG_BLK_STATUS } else { 0 };
     if done.latency_ns.is_none() {
         flags |= FLAG_NO_LATENCY;
-        missing |= BlockIo::bit("latency_ns");
+        missing |= const { BlockIo::bit("latency_ns") };
     }
     BlockIo {
         latency_ns: done.latency_ns.unwrap_or(0),

@@ -45,16 +45,16 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
     let tally = Tally::seen(OOM_KILL)?;
     let victim = arg(ctx, 0);
     if offset!(arg_victim_is_task) != 1 {
-        let missing = FROM_TASK | OomKill::bit("cgroup_id");
+        let missing = FROM_TASK | const { OomKill::bit("cgroup_id") };
         submit(tally, victim as u32, Facts::default(), [0; COMM_LEN], 0, missing);
         return Some(());
     }
     let mut missing = 0;
     let task = Ptr::new(victim);
-    let pid = or_missing(task.and_then(|t| t.read(offset!(task_pid))), &mut missing, OomKill::bit("victim_pid"));
+    let pid = or_missing(task.and_then(|t| t.read(offset!(task_pid))), &mut missing, const { OomKill::bit("victim_pid") });
     let comm = task.and_then(|t| t.read(offset!(task_comm)));
-    let comm = or_missing(comm, &mut missing, OomKill::bit("victim_comm"));
-    let cgroup = or_missing(task.and_then(memory_cgroup), &mut missing, OomKill::bit("cgroup_id"));
+    let comm = or_missing(comm, &mut missing, const { OomKill::bit("victim_comm") });
+    let cgroup = or_missing(task.and_then(memory_cgroup), &mut missing, const { OomKill::bit("cgroup_id") });
     let facts = facts(task, &mut missing);
     submit(tally, pid, facts, comm, cgroup, missing);
     Some(())
@@ -70,23 +70,23 @@ struct Facts {
     uid: u32,
 }
 
-const FROM_TASK: u64 = OomKill::bit("total_vm_kb")
-    | OomKill::bit("anon_kb")
-    | OomKill::bit("file_kb")
-    | OomKill::bit("shmem_kb")
-    | OomKill::bit("uid")
-    | OomKill::bit("victim_comm");
+const FROM_TASK: u64 = const { OomKill::bit("total_vm_kb") }
+    | const { OomKill::bit("anon_kb") }
+    | const { OomKill::bit("file_kb") }
+    | const { OomKill::bit("shmem_kb") }
+    | const { OomKill::bit("uid") }
+    | const { OomKill::bit("victim_comm") };
 
 #[inline(always)]
 fn facts(task: Option<Ptr>, missing: &mut u64) -> Facts {
     let mm = task.and_then(|t| t.follow(offset!(task_mm)));
     let cred = task.and_then(|t| t.follow(offset!(task_cred)));
     Facts {
-        total_vm_kb: pages(mm, offset!(mm_total_vm), missing, OomKill::bit("total_vm_kb")),
-        anon_kb: pages(mm, offset!(mm_anon), missing, OomKill::bit("anon_kb")),
-        file_kb: pages(mm, offset!(mm_file), missing, OomKill::bit("file_kb")),
-        shmem_kb: pages(mm, offset!(mm_shmem), missing, OomKill::bit("shmem_kb")),
-        uid: or_missing(cred.and_then(|c| c.read(offset!(cred_uid))), missing, OomKill::bit("uid")),
+        total_vm_kb: pages(mm, offset!(mm_total_vm), missing, const { OomKill::bit("total_vm_kb") }),
+        anon_kb: pages(mm, offset!(mm_anon), missing, const { OomKill::bit("anon_kb") }),
+        file_kb: pages(mm, offset!(mm_file), missing, const { OomKill::bit("file_kb") }),
+        shmem_kb: pages(mm, offset!(mm_shmem), missing, const { OomKill::bit("shmem_kb") }),
+        uid: or_missing(cred.and_then(|c| c.read(offset!(cred_uid))), missing, const { OomKill::bit("uid") }),
     }
 }
 
@@ -110,20 +110,16 @@ fn memory_cgroup(task: Ptr) -> Option<u64> {
 #[inline(always)]
 fn observe_format(ctx: &TracePointContext) -> Option<()> {
     let tally = Tally::seen(OOM_KILL)?;
-    let mut missing = OomKill::bit("cgroup_id");
-    let victim_pid = or_missing(tp_field(ctx, offset!(tp_victim_pid)), &mut missing, OomKill::bit("victim_pid"));
+    let mut missing = const { OomKill::bit("cgroup_id") };
+    let victim_pid = or_missing(tp_field(ctx, offset!(tp_victim_pid)), &mut missing, const { OomKill::bit("victim_pid") });
     let facts = Facts {
-        total_vm_kb: or_missing(
-            tp_field(ctx, offset!(tp_victim_total_vm)),
-            &mut missing,
-            OomKill::bit("total_vm_kb"),
-        ),
-        anon_kb: or_missing(tp_field(ctx, offset!(tp_victim_anon)), &mut missing, OomKill::bit("anon_kb")),
-        file_kb: or_missing(tp_field(ctx, offset!(tp_victim_file)), &mut missing, OomKill::bit("file_kb")),
-        shmem_kb: or_missing(tp_field(ctx, offset!(tp_victim_shmem)), &mut missing, OomKill::bit("shmem_kb")),
-        uid: or_missing(tp_field(ctx, offset!(tp_victim_uid)), &mut missing, OomKill::bit("uid")),
+        total_vm_kb: or_missing(tp_field(ctx, offset!(tp_victim_total_vm)), &mut missing, const { OomKill::bit("total_vm_kb") }),
+        anon_kb: or_missing(tp_field(ctx, offset!(tp_victim_anon)), &mut missing, const { OomKill::bit("anon_kb") }),
+        file_kb: or_missing(tp_field(ctx, offset!(tp_victim_file)), &mut missing, const { OomKill::bit("file_kb") }),
+        shmem_kb: or_missing(tp_field(ctx, offset!(tp_victim_shmem)), &mut missing, const { OomKill::bit("shmem_kb") }),
+        uid: or_missing(tp_field(ctx, offset!(tp_victim_uid)), &mut missing, const { OomKill::bit("uid") }),
     };
-    let comm = or_missing(format_comm(ctx), &mut missing, OomKill::bit("victim_comm"));
+    let comm = or_missing(format_comm(ctx), &mut missing, const { OomKill::bit("victim_comm") });
     submit(tally, victim_pid, facts, comm, 0, missing);
     Some(())
 }

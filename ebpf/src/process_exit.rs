@@ -12,6 +12,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, raw_tracepoint},
     programs::{BtfTracePointContext, RawTracePointContext},
 };
+use aya_log_ebpf::debug;
 use faultline_common::{
     event::{COMM_LEN, ProcessExit},
     exit,
@@ -60,6 +61,7 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
         tally.filtered();
         return None;
     }
+    debug!(ctx, "process {} ended abnormally with code {}", pid, code);
     report(tally, leader, pid, start_ns, code);
     Some(())
 }
@@ -90,10 +92,10 @@ fn report(tally: Tally, leader: Ptr, pid: u32, start_ns: u64, exit_code: u32) {
     let parent_cgroup = parent.and_then(default_cgroup);
     let record = ProcessExit {
         start_ns,
-        parent_cgroup_id: or_missing(parent_cgroup, &mut missing, ProcessExit::bit("parent_cgroup_id")),
+        parent_cgroup_id: or_missing(parent_cgroup, &mut missing, const { ProcessExit::bit("parent_cgroup_id") }),
         pid,
-        ppid: or_missing(parent.and_then(|p| p.read(offset!(task_tgid))), &mut missing, ProcessExit::bit("ppid")),
-        uid: or_missing(cred.and_then(|c| c.read(offset!(cred_uid))), &mut missing, ProcessExit::bit("uid")),
+        ppid: or_missing(parent.and_then(|p| p.read(offset!(task_tgid))), &mut missing, const { ProcessExit::bit("ppid") }),
+        uid: or_missing(cred.and_then(|c| c.read(offset!(cred_uid))), &mut missing, const { ProcessExit::bit("uid") }),
         exit_code,
         comm,
         // SAFETY: a helper without arguments; `current` is the exiting task.

@@ -1,7 +1,9 @@
 //! The only way to kernel memory: checked reads at resolved offsets. An [`ABSENT`] offset or a failed read is
 //! `None`; a record then carries the field's `missing` bit instead of a guess.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_probe_read_kernel};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{EbpfContext, helpers::generated::bpf_probe_read_kernel};
 use faultline_common::offsets::ABSENT;
 
 /// A pointer into kernel memory that may only be followed through [`Ptr::read`].
@@ -27,8 +29,7 @@ impl Ptr {
         if offset == ABSENT {
             return None;
         }
-        // SAFETY: bpf_probe_read_kernel checks the address and fails instead of faulting.
-        unsafe { bpf_probe_read_kernel((self.0 + offset as u64) as *const T) }.ok()
+        probe(self.0 + offset as u64)
     }
 
     /// Reads a pointer at `offset` and makes it the next step of a walk.
@@ -52,8 +53,18 @@ pub fn tp_field<T: Copy, C: EbpfContext>(ctx: &C, offset: u32) -> Option<T> {
     if offset == ABSENT {
         return None;
     }
-    // SAFETY: the offset comes from the running kernel's `format`; the read is checked by the kernel.
-    unsafe { bpf_probe_read_kernel(ctx.as_ptr().cast::<u8>().add(offset as usize).cast::<T>()) }.ok()
+    probe(ctx.as_ptr() as u64 + offset as u64)
+}
+
+/// A checked read. The target is zeroed first: a failed read then leaves no uninitialised register behind,
+/// which the verifier would refuse even where it is never used.
+#[inline(always)]
+fn probe<T: Copy>(address: u64) -> Option<T> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    // SAFETY: the kernel checks the address and fails instead of faulting; the target has the size of T.
+    let failed = unsafe { bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _) };
+    // SAFETY: only integers and arrays of them are read here; zeroes and whatever the kernel wrote are valid.
+    if failed == 0 { Some(unsafe { value.assume_init() }) } else { None }
 }
 
 /// Takes a value or marks `bit` as missing and uses the default.

@@ -48,13 +48,13 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
     if !tally.admit(address, tunables()?.retransmit_limit) {
         return None;
     }
-    let mut missing = TcpRetransmit::bit("cgroup_id");
+    let mut missing = const { TcpRetransmit::bit("cgroup_id") };
     let sk = Ptr::new(address);
-    let family = or_missing(sk.and_then(|s| s.read(offset!(sk_family))), &mut missing, TcpRetransmit::bit("family"));
+    let family = or_missing(sk.and_then(|s| s.read(offset!(sk_family))), &mut missing, const { TcpRetransmit::bit("family") });
     let (saddr, daddr) = addresses(sk, family, &mut missing);
     let netns = sk.and_then(|s| s.follow(offset!(sk_net))).and_then(|n| n.read(offset!(net_inum)));
-    let dport: u16 = or_missing(sk.and_then(|s| s.read(offset!(sk_dport))), &mut missing, TcpRetransmit::bit("dport"));
-    let state: u8 = or_missing(sk.and_then(|s| s.read(offset!(sk_state))), &mut missing, TcpRetransmit::bit("state"));
+    let dport: u16 = or_missing(sk.and_then(|s| s.read(offset!(sk_dport))), &mut missing, const { TcpRetransmit::bit("dport") });
+    let state: u8 = or_missing(sk.and_then(|s| s.read(offset!(sk_state))), &mut missing, const { TcpRetransmit::bit("state") });
     let record = TcpRetransmit {
         sock: address,
         saddr,
@@ -62,17 +62,17 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
         segs_out: or_missing(
             sk.and_then(|s| s.read(offset!(tcp_segs_out))),
             &mut missing,
-            TcpRetransmit::bit("segs_out"),
+            const { TcpRetransmit::bit("segs_out") },
         ),
         total_retrans: or_missing(
             sk.and_then(|s| s.read(offset!(tcp_total_retrans))),
             &mut missing,
-            TcpRetransmit::bit("total_retrans"),
+            const { TcpRetransmit::bit("total_retrans") },
         ),
-        netns: or_missing(netns, &mut missing, TcpRetransmit::bit("netns")),
+        netns: or_missing(netns, &mut missing, const { TcpRetransmit::bit("netns") }),
         family,
         state: state as u16,
-        sport: or_missing(sk.and_then(|s| s.read(offset!(sk_num))), &mut missing, TcpRetransmit::bit("sport")),
+        sport: or_missing(sk.and_then(|s| s.read(offset!(sk_num))), &mut missing, const { TcpRetransmit::bit("sport") }),
         dport: u16::from_be(dport),
         reserved: 0,
         header: tally.header::<TcpRetransmit>(0, missing, 0),
@@ -87,15 +87,15 @@ fn addresses(sk: Option<Ptr>, family: u16, missing: &mut u64) -> ([u8; 16], [u8;
         let saddr = sk.and_then(|s| s.read(offset!(sk_saddr6)));
         let daddr = sk.and_then(|s| s.read(offset!(sk_daddr6)));
         return (
-            or_missing(saddr, missing, TcpRetransmit::bit("saddr")),
-            or_missing(daddr, missing, TcpRetransmit::bit("daddr")),
+            or_missing(saddr, missing, const { TcpRetransmit::bit("saddr") }),
+            or_missing(daddr, missing, const { TcpRetransmit::bit("daddr") }),
         );
     }
     let saddr = sk.and_then(|s| s.read(offset!(sk_saddr)));
     let daddr = sk.and_then(|s| s.read(offset!(sk_daddr)));
     (
-        widen(or_missing(saddr, missing, TcpRetransmit::bit("saddr"))),
-        widen(or_missing(daddr, missing, TcpRetransmit::bit("daddr"))),
+        widen(or_missing(saddr, missing, const { TcpRetransmit::bit("saddr") })),
+        widen(or_missing(daddr, missing, const { TcpRetransmit::bit("daddr") })),
     )
 }
 
@@ -117,13 +117,13 @@ fn observe_format(ctx: &TracePointContext) -> Option<()> {
     if !tally.admit(sock, tunables()?.retransmit_limit) {
         return None;
     }
-    let mut missing = TcpRetransmit::bit("cgroup_id")
-        | TcpRetransmit::bit("segs_out")
-        | TcpRetransmit::bit("total_retrans")
-        | TcpRetransmit::bit("netns");
+    let mut missing = const { TcpRetransmit::bit("cgroup_id") }
+        | const { TcpRetransmit::bit("segs_out") }
+        | const { TcpRetransmit::bit("total_retrans") }
+        | const { TcpRetransmit::bit("netns") };
     let family = format_family(ctx, &mut missing);
     let (saddr, daddr) = format_addresses(ctx, family, &mut missing);
-    let state: u32 = or_missing(tp_field(ctx, offset!(tp_tcp_state)), &mut missing, TcpRetransmit::bit("state"));
+    let state: u32 = or_missing(tp_field(ctx, offset!(tp_tcp_state)), &mut missing, const { TcpRetransmit::bit("state") });
     let record = TcpRetransmit {
         sock,
         saddr,
@@ -133,8 +133,8 @@ fn observe_format(ctx: &TracePointContext) -> Option<()> {
         netns: 0,
         family,
         state: state as u16,
-        sport: or_missing(tp_field(ctx, offset!(tp_tcp_sport)), &mut missing, TcpRetransmit::bit("sport")),
-        dport: or_missing(tp_field(ctx, offset!(tp_tcp_dport)), &mut missing, TcpRetransmit::bit("dport")),
+        sport: or_missing(tp_field(ctx, offset!(tp_tcp_sport)), &mut missing, const { TcpRetransmit::bit("sport") }),
+        dport: or_missing(tp_field(ctx, offset!(tp_tcp_dport)), &mut missing, const { TcpRetransmit::bit("dport") }),
         reserved: 0,
         header: tally.header::<TcpRetransmit>(0, missing, 0),
     };
@@ -146,12 +146,12 @@ fn observe_format(ctx: &TracePointContext) -> Option<()> {
 #[inline(always)]
 fn format_family(ctx: &TracePointContext, missing: &mut u64) -> u16 {
     if offset!(tp_tcp_family) != ABSENT {
-        return or_missing(tp_field(ctx, offset!(tp_tcp_family)), missing, TcpRetransmit::bit("family"));
+        return or_missing(tp_field(ctx, offset!(tp_tcp_family)), missing, const { TcpRetransmit::bit("family") });
     }
     match tp_field::<u32, _>(ctx, offset!(tp_tcp_daddr)) {
         Some(0) => AF_INET6,
         Some(_) => AF_INET,
-        None => or_missing(None, missing, TcpRetransmit::bit("family")),
+        None => or_missing(None, missing, const { TcpRetransmit::bit("family") }),
     }
 }
 
@@ -161,14 +161,14 @@ fn format_addresses(ctx: &TracePointContext, family: u16, missing: &mut u64) -> 
         let saddr = tp_field(ctx, offset!(tp_tcp_saddr6));
         let daddr = tp_field(ctx, offset!(tp_tcp_daddr6));
         return (
-            or_missing(saddr, missing, TcpRetransmit::bit("saddr")),
-            or_missing(daddr, missing, TcpRetransmit::bit("daddr")),
+            or_missing(saddr, missing, const { TcpRetransmit::bit("saddr") }),
+            or_missing(daddr, missing, const { TcpRetransmit::bit("daddr") }),
         );
     }
     let saddr = tp_field(ctx, offset!(tp_tcp_saddr));
     let daddr = tp_field(ctx, offset!(tp_tcp_daddr));
     (
-        widen(or_missing(saddr, missing, TcpRetransmit::bit("saddr"))),
-        widen(or_missing(daddr, missing, TcpRetransmit::bit("daddr"))),
+        widen(or_missing(saddr, missing, const { TcpRetransmit::bit("saddr") })),
+        widen(or_missing(daddr, missing, const { TcpRetransmit::bit("daddr") })),
     )
 }

@@ -1,0 +1,5 @@
+//! Attribution: whose event is it. `units` is the pure side that the engine asks; `resolver` is the side that
+//! reads the file system, outside the reactor, and whose answers enter the engine as inputs.
+
+pub mod resolver;
+pub mod units;

@@ -1,0 +1,105 @@
+//! Which cgroup is which unit. In: cgroup names (as inputs). Out: the unit whose main process an exit ended.
+#![forbid(unsafe_code)]
+
+use faultline_common::event::ProcessExit;
+
+use crate::model::{
+    bounded::BoundedMap,
+    entity::{Tree, unit_key},
+    event,
+    input::{CgroupName, TREE_MEMORY, TREE_PROCESS},
+};
+
+/// Cgroups remembered at the same time; the least recently used gives way and is asked for again.
+const CGROUPS: usize = 16_384;
+
+/// A service unit as the detectors see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Hash of its name, see [`unit_key`].
+    pub key: u64,
+    /// Whether the configuration names it in `watch.units`.
+    pub watched: bool,
+}
+
+/// The table of cgroups.
+#[derive(Debug)]
+pub struct Units {
+    watched: Vec<u64>,
+    cgroups: BoundedMap<(Tree, u64), Option<Unit>>,
+}
+
+impl Units {
+    /// With the names of `watch.units`.
+    pub fn new(watched: &[String]) -> Self {
+        Self {
+            watched: watched.iter().map(|name| unit_key(name)).collect(),
+            cgroups: BoundedMap::with_capacity(CGROUPS),
+        }
+    }
+
+    /// Takes a name in.
+    pub fn learn(&mut self, cgroup: &CgroupName) {
+        let unit = service_of(&cgroup.path).map(|name| {
+            let key = unit_key(name);
+            Unit { key, watched: self.watched.contains(&key) }
+        });
+        for (bit, tree) in [(TREE_PROCESS, Tree::Process), (TREE_MEMORY, Tree::Memory)] {
+            if cgroup.trees & bit != 0 {
+                let _ = self.cgroups.insert_or_evict((tree, cgroup.id), unit);
+            }
+        }
+    }
+
+    /// Whether the id has a name.
+    pub fn knows(&self, tree: Tree, id: u64) -> bool {
+        self.cgroups.peek(&(tree, id)).is_some()
+    }
+
+    /// The service whose main process ended: the process sat in the service's cgroup and its parent did not.
+    /// No look-up at the time of death, when there is nothing left to look at.
+    pub fn main_process_of(&self, e: &ProcessExit) -> Option<Unit> {
+        let own = e.header.cgroup_id;
+        let parent_known = event::has(&e.header, const { ProcessExit::bit("parent_cgroup_id") });
+        if own == 0 || !parent_known || e.parent_cgroup_id == own {
+            return None;
+        }
+        *self.cgroups.peek(&(Tree::Process, own))?
+    }
+}
+
+/// The service a cgroup path belongs to: its last component that ends in `.service`.
+pub fn service_of(path: &str) -> Option<&str> {
+    path.rsplit('/').find(|part| part.ends_with(".service"))
+}
+
+#[cfg(test)]
+mod tests {
+    use faultline_common::event::Header;
+
+    use super::*;
+
+    #[test]
+    fn services_are_found_in_paths() {
+        assert_eq!(service_of("/system.slice/nginx.service"), Some("nginx.service"));
+        assert_eq!(service_of("/user.slice/user-0.slice/user@0.service/app.slice/a.service/sub"), Some("a.service"));
+        assert_eq!(service_of("/user.slice/session-1.scope"), None);
+        assert_eq!(service_of("/"), None);
+    }
+
+    fn exit(cgroup_id: u64, parent_cgroup_id: u64, missing: u64) -> ProcessExit {
+        let header = Header { ktime_ns: 0, cgroup_id, missing, sensor: 3, flags: 0, cpu: 0, len: 0, pad: 0 };
+        ProcessExit { header, start_ns: 0, parent_cgroup_id, pid: 1, ppid: 1, uid: 0, exit_code: 256, comm: [0; 16] }
+    }
+
+    #[test]
+    fn the_main_process_is_the_one_whose_parent_is_outside() {
+        let mut units = Units::new(&["a.service".into()]);
+        units.learn(&CgroupName { trees: TREE_PROCESS, id: 5, path: "/system.slice/a.service".into() });
+        assert_eq!(units.main_process_of(&exit(5, 1, 0)).map(|u| u.watched), Some(true));
+        assert_eq!(units.main_process_of(&exit(5, 5, 0)), None, "a child of the service's own");
+        let unknown_parent = const { ProcessExit::bit("parent_cgroup_id") };
+        assert_eq!(units.main_process_of(&exit(5, 0, unknown_parent)), None, "unknown rather than a guess");
+        assert_eq!(units.main_process_of(&exit(6, 1, 0)), None);
+    }
+}

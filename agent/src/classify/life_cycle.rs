@@ -1,0 +1,216 @@
+//! The life of a fault: signals and ticks in, transitions out.
+//!
+//! One fault per kind and entity: further signals count up instead of opening another. It stays open while
+//! signals come, is `clearing` after a quiet time, and `closed` after a second one; a signal while clearing
+//! opens it again under the same id and counts a flap. The table is bounded: when it is full, the fault that
+//! was silent for longest is closed to make room.
+#![forbid(unsafe_code)]
+
+use super::{class, confidence, priority};
+use crate::{
+    config::Faults,
+    model::{
+        bounded::BoundedMap,
+        entity::Entity,
+        evidence::{Evidence, Value},
+        fault::{Fault, Kind, Signal, State},
+    },
+};
+
+/// Faults alive at the same time.
+pub const ALIVE: usize = 1024;
+
+/// All living faults.
+#[derive(Debug)]
+pub struct LifeCycle {
+    rule: Faults,
+    alive: BoundedMap<(Kind, Entity), Life>,
+    last_id: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    fault: Fault,
+    last_signal_ns: u64,
+    signals: u64,
+    flaps: u64,
+}
+
+impl Life {
+    fn transition(&mut self, state: State, at_ns: u64, cause_ns: Option<u64>) -> Fault {
+        self.fault.state = state;
+        self.fault.at_ns = at_ns;
+        self.fault.cause_ns = cause_ns;
+        self.fault.priority = priority(self.fault.severity, &self.fault.entity, self.signals);
+        self.fault.evidence.set("signals", Value::Number(self.signals));
+        if self.flaps > 0 {
+            self.fault.evidence.set("flaps", Value::Number(self.flaps));
+        }
+        self.fault
+    }
+}
+
+impl LifeCycle {
+    /// No faults yet; ids start at 1.
+    pub fn new(rule: &Faults) -> Self {
+        Self { rule: *rule, alive: BoundedMap::with_capacity(ALIVE), last_id: 0 }
+    }
+
+    /// Takes a signal in. Prints a transition when a fault opens, opens again, or gets worse.
+    pub fn signal(&mut self, signal: &Signal, now_ns: u64, lossy: bool, out: &mut impl FnMut(Fault)) {
+        let key = (signal.kind, signal.entity);
+        if let Some(life) = self.alive.get_mut(&key) {
+            if let Some(fault) = again(life, signal, now_ns, lossy) {
+                out(fault);
+            }
+            return;
+        }
+        self.last_id += 1;
+        let mut life = born(signal, self.last_id, now_ns, lossy);
+        out(life.transition(State::Open, now_ns, signal.cause_ns));
+        if let Some((_, mut evicted)) = self.alive.insert_or_evict(key, life) {
+            evicted.fault.evidence.set("evicted", Value::Flag(true));
+            out(evicted.transition(State::Closed, now_ns, None));
+        }
+    }
+
+    /// Lets quiet faults clear and close.
+    pub fn tick(&mut self, now_ns: u64, out: &mut impl FnMut(Fault)) {
+        let rule = self.rule;
+        self.alive.retain(|_, life| {
+            let quiet_ns = now_ns.saturating_sub(life.last_signal_ns);
+            match life.fault.state {
+                State::Open if quiet_ns >= rule.clear_after_ns => {
+                    out(life.transition(State::Clearing, now_ns, None));
+                    true
+                }
+                State::Clearing if quiet_ns >= rule.clear_after_ns + rule.close_after_ns => {
+                    out(life.transition(State::Closed, now_ns, None));
+                    false
+                }
+                _ => true,
+            }
+        });
+    }
+
+    /// Faults that are open or clearing.
+    pub fn alive(&self) -> usize {
+        self.alive.len()
+    }
+}
+
+fn born(signal: &Signal, id: u64, now_ns: u64, lossy: bool) -> Life {
+    let fault = Fault {
+        id,
+        kind: signal.kind,
+        class: class(signal),
+        severity: signal.severity,
+        priority: 0,
+        confidence: confidence(signal.confidence, lossy),
+        state: State::Open,
+        entity: signal.entity,
+        evidence: signal.evidence,
+        opened_ns: now_ns,
+        at_ns: now_ns,
+        cause_ns: signal.cause_ns,
+    };
+    Life { fault, last_signal_ns: now_ns, signals: 1, flaps: 0 }
+}
+
+/// A further signal of a living fault; `Some` when it is worth a line.
+fn again(life: &mut Life, signal: &Signal, now_ns: u64, lossy: bool) -> Option<Fault> {
+    life.signals += 1;
+    life.last_signal_ns = now_ns;
+    life.fault.evidence = merged(&life.fault.evidence, &signal.evidence);
+    let worse = signal.severity > life.fault.severity;
+    if worse {
+        life.fault.severity = signal.severity;
+        life.fault.class = class(signal);
+    }
+    let back = life.fault.state == State::Clearing;
+    if back {
+        life.flaps += 1;
+    }
+    life.fault.confidence = confidence(signal.confidence, lossy);
+    (worse || back).then(|| life.transition(State::Open, now_ns, signal.cause_ns))
+}
+
+/// Newer facts replace older ones of the same name; older ones that the newer signal lacks stay.
+fn merged(old: &Evidence, new: &Evidence) -> Evidence {
+    let mut sum = *old;
+    for (name, value) in new.facts() {
+        sum.set(name, *value);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fault::Severity;
+
+    const RULE: Faults = Faults { clear_after_ns: 100, close_after_ns: 50 };
+
+    fn signal(device: u32, severity: Severity) -> Signal {
+        Signal {
+            kind: Kind::DiskError,
+            entity: Entity::Device(device),
+            severity,
+            confidence: 1000,
+            evidence: Evidence::EMPTY,
+            cause_ns: Some(1),
+        }
+    }
+
+    fn run(life: &mut LifeCycle, s: &Signal, at: u64) -> Vec<Fault> {
+        let mut out = Vec::new();
+        life.signal(s, at, false, &mut |f| out.push(f));
+        out
+    }
+
+    fn tick(life: &mut LifeCycle, at: u64) -> Vec<State> {
+        let mut out = Vec::new();
+        life.tick(at, &mut |f| out.push(f.state));
+        out
+    }
+
+    #[test]
+    fn opens_once_clears_closes_and_then_opens_anew() {
+        let mut life = LifeCycle::new(&RULE);
+        assert_eq!(run(&mut life, &signal(1, Severity::Error), 0).len(), 1);
+        assert!(run(&mut life, &signal(1, Severity::Error), 10).is_empty(), "the same again is no news");
+        assert_eq!(tick(&mut life, 109), []);
+        assert_eq!(tick(&mut life, 110), [State::Clearing]);
+        assert_eq!(tick(&mut life, 160), [State::Closed]);
+        assert_eq!(run(&mut life, &signal(1, Severity::Error), 170)[0].id, 2);
+    }
+
+    #[test]
+    fn a_return_while_clearing_is_a_flap_of_the_same_fault() {
+        let mut life = LifeCycle::new(&RULE);
+        run(&mut life, &signal(1, Severity::Error), 0);
+        tick(&mut life, 100);
+        let back = run(&mut life, &signal(1, Severity::Error), 120);
+        assert_eq!((back[0].id, back[0].state), (1, State::Open));
+        assert!(back[0].evidence.facts().contains(&("flaps", Value::Number(1))));
+    }
+
+    #[test]
+    fn getting_worse_is_news() {
+        let mut life = LifeCycle::new(&RULE);
+        run(&mut life, &signal(1, Severity::Warning), 0);
+        assert_eq!(run(&mut life, &signal(1, Severity::Critical), 1)[0].severity, Severity::Critical);
+    }
+
+    #[test]
+    fn a_full_table_closes_the_quietest_fault_and_says_so() {
+        let mut life = LifeCycle::new(&RULE);
+        for device in 0..ALIVE as u32 {
+            run(&mut life, &signal(device, Severity::Error), u64::from(device));
+        }
+        let out = run(&mut life, &signal(9999, Severity::Error), 5000);
+        assert_eq!(out.len(), 2);
+        assert_eq!((out[1].state, out[1].entity), (State::Closed, Entity::Device(0)));
+        assert_eq!(life.alive(), ALIVE);
+    }
+}

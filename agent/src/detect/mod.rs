@@ -1,0 +1,112 @@
+//! Detect: events and readings in, signals out. One file per family; each detector is O(1) per event, with
+//! bounded state, and knows nothing of life cycles, classes or lines.
+#![forbid(unsafe_code)]
+
+pub mod crash;
+pub mod disk;
+pub mod retransmit;
+
+use crate::{
+    attribution::units::Units,
+    config::Config,
+    correlate::OomVictims,
+    model::{
+        entity::{Entity, Tree},
+        event::{self, Event},
+        evidence::Evidence,
+        fault::{Kind, Severity, Signal},
+        input::Fact,
+    },
+};
+use faultline_common::event::OomKill;
+
+/// What detectors may look at besides the input: shared, bounded, fed by inputs only.
+#[derive(Debug)]
+pub struct Context {
+    /// Which cgroup is which unit, and which are watched.
+    pub units: Units,
+    /// Processes chosen by the OOM killer.
+    pub victims: OomVictims,
+}
+
+/// Signals of one step; at most a few.
+pub type Signals = Vec<Signal>;
+
+/// Signals one step can make without growing its buffer: every peer of a sweep.
+pub const MAX_SIGNALS: usize = 4096;
+
+/// A detector: O(1) per call, no clock, no allocation after construction.
+pub trait Detector {
+    /// An event passed.
+    fn observe(&mut self, event: &Event, context: &mut Context, out: &mut Signals);
+    /// A reading or a tick passed.
+    fn fact(&mut self, fact: &Fact, context: &mut Context, out: &mut Signals);
+}
+
+/// All detectors of this build.
+#[derive(Debug)]
+pub struct Detectors {
+    crash: crash::Crash,
+    disk: disk::Disk,
+    retransmit: retransmit::Retransmit,
+}
+
+impl Detectors {
+    /// From the thresholds of the configuration.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            crash: crash::Crash::new(config),
+            disk: disk::Disk::new(&config.detect.disk_latency),
+            retransmit: retransmit::Retransmit::new(&config.detect.retransmit_storm),
+        }
+    }
+
+    /// Hands an event to the detector of its sensor.
+    pub fn observe(&mut self, event: &Event, context: &mut Context, out: &mut Signals) {
+        match event {
+            Event::ProcessExit(_) => self.crash.observe(event, context, out),
+            Event::OomKill(kill) => oom_kill(kill, context, out),
+            Event::BlockIo(_) => self.disk.observe(event, context, out),
+            Event::TcpRetransmit(_) => self.retransmit.observe(event, context, out),
+        }
+    }
+
+    /// Hands a fact to every detector.
+    pub fn fact(&mut self, fact: &Fact, context: &mut Context, out: &mut Signals) {
+        self.crash.fact(fact, context, out);
+        self.disk.fact(fact, context, out);
+        self.retransmit.fact(fact, context, out);
+    }
+}
+
+/// `oom_kill`: every kill is a fault at once, of the victim's cgroup where the kernel told it.
+fn oom_kill(kill: &OomKill, context: &mut Context, out: &mut Signals) {
+    let entity = match kill.header.cgroup_id {
+        0 => Entity::Executable(kill.victim_comm),
+        id => Entity::Cgroup(Tree::Memory, id),
+    };
+    context.victims.mark(kill.victim_pid, entity, kill.header.ktime_ns);
+    let mut evidence = Evidence::EMPTY
+        .number("victim_pid", kill.victim_pid.into())
+        .number("trigger_pid", kill.trigger_pid.into())
+        .comm("trigger_comm", kill.trigger_comm);
+    let mut confidence = 1000;
+    if event::has(&kill.header, const { OomKill::bit("victim_comm") }) {
+        evidence = evidence.comm("victim_comm", kill.victim_comm);
+    } else {
+        confidence -= 50;
+    }
+    if event::has(&kill.header, const { OomKill::bit("anon_kb") }) {
+        evidence = evidence.number("anon_kb", kill.anon_kb);
+    } else {
+        confidence -= 50;
+    }
+    out.push(Signal {
+        kind: Kind::OomKill,
+        entity,
+        severity: Severity::Error,
+        confidence,
+        evidence,
+        cause_ns: Some(kill.header.ktime_ns),
+    });
+}

@@ -1,0 +1,144 @@
+//! The engine: `step(Input) -> Outputs`, a pure function of its state and the input.
+//!
+//! No clock (time is the running maximum of the time in the inputs), no I/O, no async, no randomness. So
+//! `replay` gives the same faults as the live run, a policy can be judged on old recordings, and detectors
+//! are tested and measured without a kernel. It allocates only while it is being built.
+#![forbid(unsafe_code)]
+
+mod loss;
+
+use faultline_common::sensor::{BLOCK_IO, OOM_KILL, PROCESS_EXIT, TCP_RETRANSMIT};
+
+use crate::{
+    attribution::units::Units,
+    classify::life_cycle::LifeCycle,
+    config::Config,
+    correlate::OomVictims,
+    detect::{Context, Detectors, Signals},
+    model::{
+        bounded::BoundedMap,
+        entity::Tree,
+        event::Event,
+        fault::Kind,
+        input::{Fact, Input},
+        output::Output,
+    },
+};
+use loss::Ledger;
+
+/// What one step may say at most without growing its buffer: a fault table that closes at once.
+pub const OUTPUTS: usize = crate::classify::life_cycle::ALIVE + 64;
+/// Ids without a name that were asked for lately.
+const ASKED: usize = 1024;
+
+/// Everything faultline knows about the node.
+#[derive(Debug)]
+pub struct Engine {
+    now_ns: u64,
+    context: Context,
+    detectors: Detectors,
+    life: LifeCycle,
+    ledger: Ledger,
+    signals: Signals,
+    asked: BoundedMap<(Tree, u64), ()>,
+}
+
+impl Engine {
+    /// A fresh engine.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            now_ns: 0,
+            context: Context { units: Units::new(&config.watch.units), victims: OomVictims::default() },
+            detectors: Detectors::new(config),
+            life: LifeCycle::new(&config.faults),
+            ledger: Ledger::default(),
+            signals: Vec::with_capacity(crate::detect::MAX_SIGNALS),
+            asked: BoundedMap::with_capacity(ASKED),
+        }
+    }
+
+    /// Takes one input in and appends what follows from it to `out`.
+    pub fn step(&mut self, input: &Input, out: &mut Vec<Output>) {
+        match input {
+            Input::Event(event) => self.event(event, out),
+            Input::Malformed { sensor } => self.ledger.malformed(*sensor, self.now_ns, out),
+            Input::Fact(fact) => self.fact(fact, out),
+        }
+    }
+
+    /// Engine time, ns: the latest time any input carried.
+    pub fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    /// Faults that are open or clearing.
+    pub fn alive(&self) -> usize {
+        self.life.alive()
+    }
+
+    fn event(&mut self, event: &Event, out: &mut Vec<Output>) {
+        self.now_ns = self.now_ns.max(event.header().ktime_ns);
+        self.ask_for_name(event, out);
+        out.push(Output::Event(*event));
+        self.detectors.observe(event, &mut self.context, &mut self.signals);
+        self.flush(out);
+    }
+
+    fn fact(&mut self, fact: &Fact, out: &mut Vec<Output>) {
+        match fact {
+            Fact::Tick { now_ns } | Fact::Stopping { now_ns } => self.now_ns = self.now_ns.max(*now_ns),
+            Fact::Disk(reading) => self.now_ns = self.now_ns.max(reading.now_ns),
+            Fact::Counters(reading) => {
+                self.now_ns = self.now_ns.max(reading.now_ns);
+                self.ledger.counters(reading, out);
+                out.push(Output::Counters(*reading));
+            }
+            Fact::Cgroups(names) => {
+                names.iter().for_each(|name| self.context.units.learn(name));
+                out.push(Output::Cgroups(names.clone()));
+            }
+            Fact::Devices(names) => out.push(Output::Devices(names.clone())),
+        }
+        self.detectors.fact(fact, &mut self.context, &mut self.signals);
+        self.flush(out);
+        if let Fact::Tick { now_ns } = fact {
+            self.life.tick(*now_ns, &mut |fault| out.push(Output::Fault(fault)));
+        }
+    }
+
+    /// Turns the step's signals into faults.
+    fn flush(&mut self, out: &mut Vec<Output>) {
+        for signal in self.signals.drain(..) {
+            let lossy = self.ledger.is_lossy(sensor_of(signal.kind), self.now_ns);
+            self.life.signal(&signal, self.now_ns, lossy, &mut |fault| out.push(Output::Fault(fault)));
+        }
+    }
+
+    /// Says once that an event's cgroup has no name yet.
+    fn ask_for_name(&mut self, event: &Event, out: &mut Vec<Output>) {
+        let tree = match event {
+            Event::ProcessExit(_) => Tree::Process,
+            Event::OomKill(_) => Tree::Memory,
+            _ => return,
+        };
+        let id = event.header().cgroup_id;
+        if id == 0 || self.context.units.knows(tree, id) || self.asked.peek(&(tree, id)).is_some() {
+            return;
+        }
+        let _ = self.asked.insert_or_evict((tree, id), ());
+        out.push(Output::Unresolved { id });
+    }
+}
+
+/// The sensor whose losses make a verdict of this kind less sure.
+fn sensor_of(kind: Kind) -> u16 {
+    match kind {
+        Kind::ProcessCrash | Kind::CrashLoop => PROCESS_EXIT,
+        Kind::OomKill => OOM_KILL,
+        Kind::DiskLatency | Kind::DiskError => BLOCK_IO,
+        Kind::RetransmitStorm => TCP_RETRANSMIT,
+    }
+}
+
+#[cfg(test)]
+mod tests;

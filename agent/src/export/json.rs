@@ -1,0 +1,217 @@
+//! JSON lines: one object a line, keys in a fixed order. The contract is `tests/schema/lines.json`.
+//!
+//! `pid`, `comm` and `cgroup` of an event are null where `current` is not the owner (TCP, completions); a
+//! field that this kernel does not tell is null, never a guess.
+
+use faultline_common::{
+    counter::{FILTERED, LIMITED, RING_FULL, SEEN, SUBMITTED},
+    event::{BlockIo, Header, OomKill, ProcessExit, TcpRetransmit},
+    exit,
+};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{Exporter, HealthLine, Summary, sensors};
+use crate::{
+    clock,
+    model::{
+        entity::{Tree, comm_text, ip},
+        event::{Event, errno, has, latency_ns, op_name, tcp_state_name},
+        fault::{Class, Fault, Kind, Severity, State},
+        output::Loss,
+    },
+    sensor,
+};
+
+fn line(exporter: &Exporter, kind: &str, at_ns: u64) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("type".into(), kind.into());
+    map.insert("time".into(), clock::rfc3339(&exporter.anchor, at_ns).to_string().into());
+    map
+}
+
+fn push(map: Map<String, Value>, out: &mut String) {
+    out.push_str(&Value::Object(map).to_string());
+    out.push('\n');
+}
+
+/// A value that is null when the kernel did not tell it.
+fn told<T: Serialize>(header: &Header, bit: u64, value: T) -> Value {
+    if has(header, bit) { json!(value) } else { Value::Null }
+}
+
+/// An `event` line.
+pub fn event(exporter: &Exporter, event: &Event, out: &mut String) {
+    let header = event.header();
+    let mut map = line(exporter, "event", header.ktime_ns);
+    map.insert("sensor".into(), sensor::name(event.sensor()).into());
+    map.insert("ktime_ns".into(), header.ktime_ns.into());
+    match event {
+        Event::ProcessExit(e) => process_exit(exporter, e, &mut map),
+        Event::OomKill(e) => oom_kill(exporter, e, &mut map),
+        Event::BlockIo(e) => block_io(exporter, e, &mut map),
+        Event::TcpRetransmit(e) => tcp_retransmit(e, &mut map),
+    }
+    push(map, out);
+}
+
+fn owner(map: &mut Map<String, Value>, pid: Value, comm: Value, cgroup: Value) {
+    map.insert("pid".into(), pid);
+    map.insert("comm".into(), comm);
+    map.insert("cgroup".into(), cgroup);
+}
+
+fn process_exit(exporter: &Exporter, e: &ProcessExit, map: &mut Map<String, Value>) {
+    let cgroup = exporter.names.cgroup(Tree::Process, e.header.cgroup_id);
+    owner(map, e.pid.into(), comm_text(&e.comm).into(), json!(cgroup));
+    map.insert("signal".into(), exit::signal(e.exit_code).into());
+    map.insert("core".into(), exit::core(e.exit_code).into());
+    map.insert("exit_code".into(), exit::status(e.exit_code).into());
+    map.insert("ppid".into(), told(&e.header, const { ProcessExit::bit("ppid") }, e.ppid));
+    map.insert("uid".into(), told(&e.header, const { ProcessExit::bit("uid") }, e.uid));
+}
+
+fn oom_kill(exporter: &Exporter, e: &OomKill, map: &mut Map<String, Value>) {
+    let cgroup = exporter.names.cgroup(Tree::Memory, e.header.cgroup_id);
+    owner(map, e.trigger_pid.into(), comm_text(&e.trigger_comm).into(), json!(cgroup));
+    map.insert("victim_pid".into(), e.victim_pid.into());
+    map.insert("victim_comm".into(), told(&e.header, const { OomKill::bit("victim_comm") }, comm_text(&e.victim_comm)));
+    for (name, bit, kb) in [
+        ("anon_kb", const { OomKill::bit("anon_kb") }, e.anon_kb),
+        ("file_kb", const { OomKill::bit("file_kb") }, e.file_kb),
+        ("shmem_kb", const { OomKill::bit("shmem_kb") }, e.shmem_kb),
+        ("total_vm_kb", const { OomKill::bit("total_vm_kb") }, e.total_vm_kb),
+    ] {
+        map.insert(name.into(), told(&e.header, bit, kb));
+    }
+}
+
+fn block_io(exporter: &Exporter, e: &BlockIo, map: &mut Map<String, Value>) {
+    owner(map, Value::Null, Value::Null, Value::Null);
+    map.insert("device".into(), exporter.names.device(e.dev).into());
+    map.insert("op".into(), op_name(e.op).into());
+    map.insert("latency_ns".into(), json!(latency_ns(e)));
+    map.insert("error".into(), errno(e).into());
+    map.insert("sector".into(), told(&e.header, const { BlockIo::bit("sector") }, e.sector));
+    map.insert("bytes".into(), e.bytes.into());
+}
+
+fn tcp_retransmit(e: &TcpRetransmit, map: &mut Map<String, Value>) {
+    const AF_INET6: u16 = 10;
+    let v6 = e.family == AF_INET6;
+    owner(map, Value::Null, Value::Null, Value::Null);
+    map.insert("family".into(), if v6 { "ipv6" } else { "ipv4" }.into());
+    map.insert("saddr".into(), ip(&e.saddr, v6).to_string().into());
+    map.insert("sport".into(), e.sport.into());
+    map.insert("daddr".into(), ip(&e.daddr, v6).to_string().into());
+    map.insert("dport".into(), e.dport.into());
+    map.insert("state".into(), told(&e.header, const { TcpRetransmit::bit("state") }, tcp_state_name(e.state)));
+    map.insert("segs_out".into(), told(&e.header, const { TcpRetransmit::bit("segs_out") }, e.segs_out));
+    map.insert("total_retrans".into(), told(&e.header, const { TcpRetransmit::bit("total_retrans") }, e.total_retrans));
+}
+
+#[derive(Serialize)]
+struct FaultLine<'a> {
+    r#type: &'a str,
+    time: String,
+    id: String,
+    kind: Kind,
+    class: Class,
+    severity: Severity,
+    priority: u8,
+    confidence: f64,
+    state: State,
+    entity: EntityLine<'a>,
+    evidence: &'a crate::model::evidence::Evidence,
+    opened_ns: u64,
+    kernel_to_decision_ns: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct EntityLine<'a> {
+    kind: &'a str,
+    name: String,
+}
+
+/// Delay from the kernel event to the decision; null for decisions on readings and ticks.
+pub fn delay_ns(fault: &Fault, decided_ns: Option<u64>) -> Option<u64> {
+    Some(decided_ns?.saturating_sub(fault.cause_ns?))
+}
+
+/// A `fault` line.
+pub fn fault(exporter: &Exporter, fault: &Fault, decided_ns: Option<u64>, out: &mut String) {
+    let line = FaultLine {
+        r#type: "fault",
+        time: clock::rfc3339(&exporter.anchor, fault.at_ns).to_string(),
+        id: format!("f{}", fault.id),
+        kind: fault.kind,
+        class: fault.class,
+        severity: fault.severity,
+        priority: fault.priority,
+        confidence: f64::from(fault.confidence) / 1000.0,
+        state: fault.state,
+        entity: EntityLine { kind: fault.entity.kind(), name: exporter.names.entity(&fault.entity) },
+        evidence: &fault.evidence,
+        opened_ns: fault.opened_ns,
+        kernel_to_decision_ns: delay_ns(fault, decided_ns),
+    };
+    // Serialising plain structs to a string cannot fail; if it ever did, the line says so instead of vanishing.
+    out.push_str(
+        &serde_json::to_string(&line)
+            .unwrap_or_else(|e| json!({ "type": "error", "error": e.to_string() }).to_string()),
+    );
+    out.push('\n');
+}
+
+/// A `loss` line.
+pub fn loss(exporter: &Exporter, loss: &Loss, out: &mut String) {
+    let mut map = line(exporter, "loss", loss.to_ns);
+    map.insert("sensor".into(), json!(loss.sensor.map(sensor::name)));
+    map.insert("count".into(), loss.count.into());
+    map.insert("reason".into(), loss.reason.name().into());
+    map.insert("from_ns".into(), loss.from_ns.into());
+    map.insert("to_ns".into(), loss.to_ns.into());
+    push(map, out);
+}
+
+/// A `health` line.
+pub fn health(exporter: &Exporter, health: &HealthLine<'_>, at_ns: u64, out: &mut String) {
+    let mut map = line(exporter, "health", at_ns);
+    map.insert("sensor".into(), health.sensor.into());
+    map.insert("state".into(), health.state.into());
+    map.insert("hook".into(), json!(health.hook));
+    map.insert("missing".into(), json!(health.missing));
+    map.insert("error".into(), json!(health.error));
+    push(map, out);
+}
+
+/// The `summary` line.
+pub fn summary(exporter: &Exporter, summary: &Summary, out: &mut String) {
+    let mut map = line(exporter, "summary", summary.at_ns);
+    let mut all = Map::new();
+    for number in sensors() {
+        all.insert(sensor::SENSORS[number].name.into(), sensor_summary(summary, number));
+    }
+    map.insert("sensors".into(), Value::Object(all));
+    map.insert("faults".into(), summary.faults.into());
+    map.insert("alive".into(), summary.alive.into());
+    map.insert("unrecognised".into(), summary.tally.unrecognised.into());
+    map.insert("lost_lines".into(), summary.lost_lines.into());
+    push(map, out);
+}
+
+fn sensor_summary(summary: &Summary, number: usize) -> Value {
+    let counter = |which: usize| summary.counters.map(|c| c.sums[number][which]);
+    let missed = summary.counters.and_then(|c| c.missed[number]);
+    json!({
+        "seen": counter(SEEN),
+        "submitted": counter(SUBMITTED),
+        "filtered": counter(FILTERED),
+        "limited": counter(LIMITED),
+        "ring_full": counter(RING_FULL),
+        "missed": missed.map_or(json!("unknown"), |n| json!(n)),
+        "decoded": summary.tally.decoded[number],
+        "malformed": summary.tally.malformed[number],
+        "in_flight": summary.in_flight(number),
+    })
+}

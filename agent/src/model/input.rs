@@ -1,0 +1,100 @@
+//! Input: everything the engine may know. Events come as raw frames from the rings; all the rest is a
+//! [`Fact`], recorded as it is. Nothing else enters the engine: no clock, no file, no name service.
+
+use std::sync::Arc;
+
+use faultline_common::{counter::COUNTERS, sensor::SENSORS};
+use serde::{Deserialize, Serialize};
+
+use super::event::Event;
+
+/// One numbered step of the engine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// A decoded frame.
+    Event(Event),
+    /// A frame that did not decode.
+    Malformed {
+        /// The sensor it claims, or `None`.
+        sensor: Option<u16>,
+    },
+    /// Anything that is not from a ring.
+    Fact(Fact),
+}
+
+/// An input that is not an event. Order and meaning of the variants are part of the recording format: new
+/// ones go to the end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Fact {
+    /// Time goes on although nothing happened.
+    Tick {
+        /// CLOCK_MONOTONIC, ns.
+        now_ns: u64,
+    },
+    /// Latencies of one device and operation class in the last sampling window.
+    Disk(DiskReading),
+    /// The kernel-side counters.
+    Counters(CounterReading),
+    /// Cgroups that are new or renamed.
+    Cgroups(Arc<[CgroupName]>),
+    /// Block devices that are new.
+    Devices(Arc<[DeviceName]>),
+    /// The programs are detached; the last facts follow.
+    Stopping {
+        /// CLOCK_MONOTONIC, ns.
+        now_ns: u64,
+    },
+}
+
+/// Latencies of a device in one window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskReading {
+    /// End of the window, ns.
+    pub now_ns: u64,
+    /// Kernel device number.
+    pub dev: u32,
+    /// 0 read, 1 write, 2 other.
+    pub op_class: u32,
+    /// Completed I/Os.
+    pub count: u64,
+    /// Median, ns (upper bound of its bucket).
+    pub p50_ns: u64,
+    /// 99th percentile, ns (upper bound of its bucket).
+    pub p99_ns: u64,
+}
+
+/// Sums over all CPUs of the kernel-side counters, since the programs were loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterReading {
+    /// When they were read, ns.
+    pub now_ns: u64,
+    /// `[sensor][counter]`, see `faultline_common::counter`.
+    pub sums: [[u64; COUNTERS]; SENSORS],
+    /// Runs that the kernel itself skipped; `None` where it does not tell.
+    pub missed: [Option<u64>; SENSORS],
+}
+
+/// A cgroup's id and path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupName {
+    /// In which trees the id holds: bit 0 processes, bit 1 memory.
+    pub trees: u8,
+    /// kernfs node id, the inode number of the directory.
+    pub id: u64,
+    /// Path below the hierarchy's root, starting with `/`.
+    pub path: String,
+}
+
+/// [`CgroupName::trees`]: the tree of processes and units.
+pub const TREE_PROCESS: u8 = 1;
+/// [`CgroupName::trees`]: the tree of the memory controller.
+pub const TREE_MEMORY: u8 = 2;
+
+/// A block device's number and name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceName {
+    /// Kernel device number.
+    pub dev: u32,
+    /// Name below /sys/block.
+    pub name: String,
+}

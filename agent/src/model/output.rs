@@ -1,0 +1,84 @@
+//! Output: what one engine step had to say, in order. Fixed size, no allocation; `export` turns it into lines.
+
+use std::sync::Arc;
+
+use super::{
+    event::Event,
+    fault::Fault,
+    input::{CgroupName, CounterReading, DeviceName},
+};
+
+/// One thing the engine said.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// A kernel event passed.
+    Event(Event),
+    /// A fault opened, changed or ended.
+    Fault(Fault),
+    /// Something was lost between the kernel and the engine.
+    Loss(Loss),
+    /// Names for cgroup ids that later outputs use.
+    Cgroups(Arc<[CgroupName]>),
+    /// Names for device numbers that later outputs use.
+    Devices(Arc<[DeviceName]>),
+    /// A cgroup id without a name was met; the resolver may find one.
+    Unresolved {
+        /// kernfs node id.
+        id: u64,
+    },
+    /// The latest kernel-side counters.
+    Counters(CounterReading),
+}
+
+/// Events that did not reach the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Sensor number, `None` when it cannot be told.
+    pub sensor: Option<u16>,
+    /// How many.
+    pub count: u64,
+    /// Why.
+    pub reason: LossReason,
+    /// Start of the window in which it happened, ns.
+    pub from_ns: u64,
+    /// End of that window, ns.
+    pub to_ns: u64,
+}
+
+/// Why events were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossReason {
+    /// The ring had no room.
+    RingFull,
+    /// A per-key limit or the guard of the critical ring refused.
+    Limited,
+    /// The kernel skipped the program.
+    Missed,
+    /// The in-flight table was full.
+    InsertFailed,
+    /// A frame did not decode.
+    Malformed,
+    /// The recorder could not keep up or its disk was full.
+    RecorderGap,
+    /// The recording ends in a torn or damaged block.
+    RecordingDamaged,
+    /// The line writer could not keep up.
+    ExportFull,
+}
+
+impl LossReason {
+    /// The word as printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::Limited => "limited",
+            Self::Missed => "missed",
+            Self::InsertFailed => "insert_failed",
+            Self::Malformed => "malformed",
+            Self::RecorderGap => "recorder_gap",
+            Self::RecordingDamaged => "recording_damaged",
+            Self::ExportFull => "export_full",
+        }
+    }
+}

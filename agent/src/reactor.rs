@@ -1,0 +1,72 @@
+//! The reactor: one loop from input to decision, the same for live and replay.
+//!
+//! In: a source. Out: what the engine said, with the moment of each decision, handed to a sink that must not
+//! block. In the steady state it neither allocates nor locks.
+
+use faultline_common::sensor::SENSORS;
+
+use crate::{
+    decode::Decoder,
+    engine::{Engine, OUTPUTS},
+    model::{input::Input, output::Output},
+    source::{EventSource, Taken},
+};
+
+/// Frames by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Decoded, by sensor.
+    pub decoded: [u64; SENSORS],
+    /// Malformed, by the sensor they claim.
+    pub malformed: [u64; SENSORS],
+    /// Malformed beyond recognition.
+    pub unrecognised: u64,
+}
+
+/// Runs until the source ends. `sink` gets each output, and for faults the moment the decision stood.
+pub fn run(
+    source: &mut impl EventSource,
+    decoder: &Decoder,
+    engine: &mut Engine,
+    sink: &mut impl FnMut(&Output, Option<u64>),
+) -> Tally {
+    let mut tally = Tally::default();
+    let mut outputs = Vec::with_capacity(OUTPUTS);
+    loop {
+        let input = match source.next() {
+            Taken::Frame(frame) => tally.decode(decoder, frame),
+            Taken::Fact(fact) => Input::Fact(fact),
+            Taken::Gap(loss) => {
+                sink(&Output::Loss(loss), None);
+                continue;
+            }
+            Taken::End => return tally,
+        };
+        engine.step(&input, &mut outputs);
+        let decided = if outputs.iter().any(is_caused) { source.decided() } else { None };
+        outputs.drain(..).for_each(|output| sink(&output, decided));
+    }
+}
+
+/// Whether the output is a decision on a kernel event, whose delay is worth knowing.
+fn is_caused(output: &Output) -> bool {
+    matches!(output, Output::Fault(fault) if fault.cause_ns.is_some())
+}
+
+impl Tally {
+    fn decode(&mut self, decoder: &Decoder, frame: &[u8]) -> Input {
+        match decoder.decode(frame) {
+            Ok(event) => {
+                self.decoded[usize::from(event.sensor())] += 1;
+                Input::Event(event)
+            }
+            Err(malformed) => {
+                match malformed.sensor {
+                    Some(sensor) => self.malformed[usize::from(sensor)] += 1,
+                    None => self.unrecognised += 1,
+                }
+                Input::Malformed { sensor: malformed.sensor }
+            }
+        }
+    }
+}

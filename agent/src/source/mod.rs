@@ -1,0 +1,34 @@
+//! Source: where inputs come from. Live and replay are two implementations of one [`EventSource`]; the
+//! reactor cannot tell them apart, which is what makes a replay a proof.
+
+pub mod live;
+pub mod mapped;
+pub mod queue;
+pub mod recorder;
+pub mod recording;
+pub mod replay;
+
+use crate::model::{input::Fact, output::Loss};
+
+/// What a source hands over next.
+#[derive(Debug)]
+pub enum Taken<'a> {
+    /// A raw frame, as it stood in the ring.
+    Frame(&'a [u8]),
+    /// Any other input.
+    Fact(Fact),
+    /// Inputs are missing here; identity with the live run ends.
+    Gap(Loss),
+    /// There is nothing more.
+    End,
+}
+
+/// A numbered stream of inputs.
+pub trait EventSource {
+    /// The next input; waits for it if it must.
+    fn next(&mut self) -> Taken<'_>;
+
+    /// The moment (CLOCK_MONOTONIC ns) at which the decision on the input just taken stood: now when live,
+    /// the recorded one in a replay. `None` when it was not recorded. The engine never sees it.
+    fn decided(&mut self) -> Option<u64>;
+}

@@ -1,0 +1,169 @@
+//! Replay: a recording in, the same inputs in the same order out. Reads no clock and touches no kernel.
+
+use std::{fs::File, path::Path};
+
+use bytes::BytesMut;
+use thiserror::Error;
+
+use super::{
+    EventSource, Taken,
+    recording::{End, Gap, Header, RecordKind, RecordingError, RecordingReader},
+};
+use crate::model::{
+    input::Fact,
+    output::{Loss, LossReason},
+};
+
+/// Why a recording cannot be replayed further.
+#[derive(Debug, Error)]
+pub enum ReplayError {
+    /// The file is not a recording, or of a future version.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+    /// An input of this number is not known to this build.
+    #[error(
+        "{path}: input {seq} is not known to faultline {version}; the recording is of a newer version or damaged; replay it with the version that made it"
+    )]
+    Input {
+        /// The file.
+        path: String,
+        /// Sequence number.
+        seq: u64,
+        /// This build.
+        version: &'static str,
+    },
+}
+
+/// A recording as a source.
+pub struct Replay {
+    reader: RecordingReader<File>,
+    /// The record that was read ahead to look for an annotation.
+    ahead: Option<Owned>,
+    current: Owned,
+    error: Option<ReplayError>,
+    ended: bool,
+    last_ns: u64,
+}
+
+/// A record copied out of the reader; the buffers are reused.
+#[derive(Debug)]
+struct Owned {
+    kind: RecordKind,
+    seq: u64,
+    body: BytesMut,
+}
+
+impl Replay {
+    /// Opens a recording and reads its header.
+    ///
+    /// # Errors
+    /// [`RecordingError`] when it is not one, or its header is damaged.
+    pub fn open(path: &Path) -> Result<Self, RecordingError> {
+        let reader = RecordingReader::open(path)?;
+        let current = Owned { kind: RecordKind::Unknown(0), seq: 0, body: BytesMut::new() };
+        Ok(Self { reader, ahead: None, current, error: None, ended: false, last_ns: 0 })
+    }
+
+    /// The recording's header.
+    pub fn header(&self) -> &Header {
+        self.reader.header()
+    }
+
+    /// What stopped the replay before the end of the file, if anything did.
+    pub fn error(self) -> Option<ReplayError> {
+        self.error
+    }
+
+    fn read(&mut self) -> Option<Owned> {
+        if let Some(ahead) = self.ahead.take() {
+            return Some(ahead);
+        }
+        match self.reader.next() {
+            Ok(Some(record)) => {
+                let mut body = std::mem::take(&mut self.current.body);
+                body.clear();
+                body.extend_from_slice(record.body);
+                Some(Owned { kind: record.kind, seq: record.seq, body })
+            }
+            Ok(None) => None,
+            Err(error) => {
+                self.error = Some(error.into());
+                None
+            }
+        }
+    }
+
+    /// The end of the file: clean, or the loss of whatever stood behind a damaged block.
+    fn end(&mut self) -> Taken<'static> {
+        if self.ended {
+            return Taken::End;
+        }
+        self.ended = true;
+        match self.reader.end() {
+            End::Torn { .. } | End::Damaged { .. } => Taken::Gap(Loss {
+                sensor: None,
+                count: 0,
+                reason: LossReason::RecordingDamaged,
+                from_ns: self.last_ns,
+                to_ns: self.last_ns,
+            }),
+            _ => Taken::End,
+        }
+    }
+
+    fn fact(&mut self) -> Taken<'static> {
+        match postcard::from_bytes::<Fact>(&self.current.body) {
+            Ok(fact) => {
+                if let Fact::Tick { now_ns } = fact {
+                    self.last_ns = now_ns;
+                }
+                Taken::Fact(fact)
+            }
+            Err(_) => {
+                let path = self.reader.path().display().to_string();
+                let version = env!("CARGO_PKG_VERSION");
+                self.error = Some(ReplayError::Input { path, seq: self.current.seq, version });
+                self.ended = true;
+                Taken::End
+            }
+        }
+    }
+}
+
+impl EventSource for Replay {
+    fn next(&mut self) -> Taken<'_> {
+        loop {
+            if self.ended {
+                return Taken::End;
+            }
+            let Some(record) = self.read() else { return self.end() };
+            self.current = record;
+            match self.current.kind {
+                RecordKind::Frame => return Taken::Frame(&self.current.body),
+                RecordKind::Input => return self.fact(),
+                RecordKind::Gap => {
+                    if let Some(gap) = Gap::decode(&self.current.body) {
+                        return Taken::Gap(Loss {
+                            sensor: None,
+                            count: gap.count,
+                            reason: LossReason::RecorderGap,
+                            from_ns: gap.from_ns,
+                            to_ns: gap.to_ns,
+                        });
+                    }
+                }
+                // An annotation nobody asked for, or a kind of a later version.
+                RecordKind::Annotation | RecordKind::Unknown(_) => {}
+            }
+        }
+    }
+
+    fn decided(&mut self) -> Option<u64> {
+        let record = self.read()?;
+        if record.kind == RecordKind::Annotation && record.seq == self.current.seq {
+            return record.body.as_ref().try_into().ok().map(u64::from_le_bytes);
+        }
+        self.ahead = Some(record);
+        None
+    }
+}
