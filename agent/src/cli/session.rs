@@ -139,7 +139,7 @@ fn report(loaded: &Loaded, mode: Mode) {
 fn print_health(exporter: &Exporter, loaded: &Loaded) -> Result<(), CliError> {
     let mut text = String::new();
     for (number, health) in loaded.health.iter().enumerate() {
-        exporter.health(&HealthLine::of(number, health), clock::monotonic_ns(), &mut text);
+        exporter.health(&HealthLine::of(number, health), exporter.anchor.monotonic_ns, &mut text);
     }
     print(&text)
 }
