@@ -83,13 +83,15 @@ fn first_report(start_ns: u64, pid: u32) -> bool {
 fn report(tally: Tally, leader: Ptr, pid: u32, start_ns: u64, exit_code: u32) {
     let Some(tunables) = tunables() else { return };
     let comm: [u8; COMM_LEN] = leader.read(offset!(task_comm)).unwrap_or_default();
-    if !tally.admit(comm_key(&comm), tunables.exit_limit) || !tally.critical_has_room() {
+    if !tally.admit(comm_key(&comm), tunables.exit_limit) {
         return;
     }
     let mut missing = 0;
     let parent = leader.follow(offset!(task_real_parent));
     let cred = leader.follow(offset!(task_cred));
     let parent_cgroup = parent.and_then(default_cgroup);
+    // SAFETY: a helper without arguments; `current` is the exiting task.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
     let record = ProcessExit {
         start_ns,
         parent_cgroup_id: or_missing(parent_cgroup, &mut missing, const { ProcessExit::bit("parent_cgroup_id") }),
@@ -98,10 +100,14 @@ fn report(tally: Tally, leader: Ptr, pid: u32, start_ns: u64, exit_code: u32) {
         uid: or_missing(cred.and_then(|c| c.read(offset!(cred_uid))), &mut missing, const { ProcessExit::bit("uid") }),
         exit_code,
         comm,
-        // SAFETY: a helper without arguments; `current` is the exiting task.
-        header: tally.header::<ProcessExit>(unsafe { bpf_get_current_cgroup_id() }, missing, 0),
+        header: tally.header::<ProcessExit>(cgroup, missing, 0),
     };
-    tally.submit(&maps::CRITICAL, record);
+    // A signal, or the failure of a cgroup's main process, is rare and matters; plain statuses come in floods.
+    if exit::signal(exit_code) == 0 && parent_cgroup.is_none_or(|parent| parent == cgroup) {
+        tally.submit(&maps::BULK, record);
+    } else if tally.critical_has_room() {
+        tally.submit(&maps::CRITICAL, record);
+    }
 }
 
 /// Id of a task's cgroup in the default (v2) hierarchy.

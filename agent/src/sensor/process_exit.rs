@@ -29,7 +29,7 @@ pub const SPEC: SensorSpec = SensorSpec {
     number: PROCESS_EXIT,
     about: "processes that end by a fatal signal or with a non-zero status",
     required: true,
-    maps: &["CRITICAL", "REPORTED"],
+    maps: &["CRITICAL", "BULK", "REPORTED"],
     rungs: &[
         Rung {
             kind: HookKind::TpBtf,
