@@ -32,6 +32,14 @@ impl Ptr {
         probe(self.0 + offset as u64)
     }
 
+    /// Reads `N` bytes at `offset` into the start of an array that the caller has zeroed; whether it worked.
+    /// Arrays go by reference: older verifiers refuse the half-initialised copies that `Option<[u8; 16]>` makes.
+    #[inline(always)]
+    pub fn read_start<const N: usize>(self, offset: u32, target: &mut [u8; 16]) -> bool {
+        const { assert!(N <= 16) };
+        offset != ABSENT && probe_bytes::<N>(self.0 + offset as u64, target)
+    }
+
     /// Reads a pointer at `offset` and makes it the next step of a walk.
     #[inline(always)]
     pub fn follow(self, offset: u32) -> Option<Self> {
@@ -54,6 +62,19 @@ pub fn tp_field<T: Copy, C: EbpfContext>(ctx: &C, offset: u32) -> Option<T> {
         return None;
     }
     probe(ctx.as_ptr() as u64 + offset as u64)
+}
+
+/// Bytes at `offset` of a tracepoint's record into the start of a zeroed array; whether it worked.
+#[inline(always)]
+pub fn tp_start<const N: usize, C: EbpfContext>(ctx: &C, offset: u32, target: &mut [u8; 16]) -> bool {
+    const { assert!(N <= 16) };
+    offset != ABSENT && probe_bytes::<N>(ctx.as_ptr() as u64 + offset as u64, target)
+}
+
+#[inline(always)]
+fn probe_bytes<const N: usize>(address: u64, target: &mut [u8; 16]) -> bool {
+    // SAFETY: the kernel checks the address; N is at most the length of the target.
+    unsafe { bpf_probe_read_kernel(target.as_mut_ptr().cast(), N as u32, address as *const _) == 0 }
 }
 
 /// A checked read. The target is zeroed first: a failed read then leaves no uninitialised register behind,

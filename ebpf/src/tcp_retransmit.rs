@@ -13,11 +13,12 @@ use faultline_common::{event::TcpRetransmit, offsets::ABSENT, sensor::TCP_RETRAN
 use crate::{
     emit::{Tally, tunables},
     maps::{self, offset},
-    read::{Ptr, arg, or_missing, tp_field},
+    read::{Ptr, arg, or_missing, tp_field, tp_start},
 };
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+const ADDRESSES: u64 = TcpRetransmit::bit("saddr") | TcpRetransmit::bit("daddr");
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 pub fn tcp_retrans_btf(ctx: BtfTracePointContext) -> i32 {
@@ -51,7 +52,10 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
     let mut missing = const { TcpRetransmit::bit("cgroup_id") };
     let sk = Ptr::new(address);
     let family = or_missing(sk.and_then(|s| s.read(offset!(sk_family))), &mut missing, const { TcpRetransmit::bit("family") });
-    let (saddr, daddr) = addresses(sk, family, &mut missing);
+    let (mut saddr, mut daddr) = ([0; 16], [0; 16]);
+    if !addresses(sk, family, &mut saddr, &mut daddr) {
+        missing |= ADDRESSES;
+    }
     let netns = sk.and_then(|s| s.follow(offset!(sk_net))).and_then(|n| n.read(offset!(net_inum)));
     let dport: u16 = or_missing(sk.and_then(|s| s.read(offset!(sk_dport))), &mut missing, const { TcpRetransmit::bit("dport") });
     let state: u8 = or_missing(sk.and_then(|s| s.read(offset!(sk_state))), &mut missing, const { TcpRetransmit::bit("state") });
@@ -81,29 +85,15 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
     Some(())
 }
 
+/// Both addresses of a socket; an IPv4 address takes the first bytes of the wide field.
 #[inline(always)]
-fn addresses(sk: Option<Ptr>, family: u16, missing: &mut u64) -> ([u8; 16], [u8; 16]) {
+fn addresses(sk: Option<Ptr>, family: u16, saddr: &mut [u8; 16], daddr: &mut [u8; 16]) -> bool {
+    let Some(sk) = sk else { return false };
     if family == AF_INET6 {
-        let saddr = sk.and_then(|s| s.read(offset!(sk_saddr6)));
-        let daddr = sk.and_then(|s| s.read(offset!(sk_daddr6)));
-        return (
-            or_missing(saddr, missing, const { TcpRetransmit::bit("saddr") }),
-            or_missing(daddr, missing, const { TcpRetransmit::bit("daddr") }),
-        );
+        sk.read_start::<16>(offset!(sk_saddr6), saddr) & sk.read_start::<16>(offset!(sk_daddr6), daddr)
+    } else {
+        sk.read_start::<4>(offset!(sk_saddr), saddr) & sk.read_start::<4>(offset!(sk_daddr), daddr)
     }
-    let saddr = sk.and_then(|s| s.read(offset!(sk_saddr)));
-    let daddr = sk.and_then(|s| s.read(offset!(sk_daddr)));
-    (
-        widen(or_missing(saddr, missing, const { TcpRetransmit::bit("saddr") })),
-        widen(or_missing(daddr, missing, const { TcpRetransmit::bit("daddr") })),
-    )
-}
-
-/// An IPv4 address in the first bytes of a wide field.
-#[inline(always)]
-fn widen(v4: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = v4;
-    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
 }
 
 #[inline(always)]
@@ -122,7 +112,10 @@ fn observe_format(ctx: &TracePointContext) -> Option<()> {
         | const { TcpRetransmit::bit("total_retrans") }
         | const { TcpRetransmit::bit("netns") };
     let family = format_family(ctx, &mut missing);
-    let (saddr, daddr) = format_addresses(ctx, family, &mut missing);
+    let (mut saddr, mut daddr) = ([0; 16], [0; 16]);
+    if !format_addresses(ctx, family, &mut saddr, &mut daddr) {
+        missing |= ADDRESSES;
+    }
     let state: u32 = or_missing(tp_field(ctx, offset!(tp_tcp_state)), &mut missing, const { TcpRetransmit::bit("state") });
     let record = TcpRetransmit {
         sock,
@@ -156,19 +149,10 @@ fn format_family(ctx: &TracePointContext, missing: &mut u64) -> u16 {
 }
 
 #[inline(always)]
-fn format_addresses(ctx: &TracePointContext, family: u16, missing: &mut u64) -> ([u8; 16], [u8; 16]) {
+fn format_addresses(ctx: &TracePointContext, family: u16, saddr: &mut [u8; 16], daddr: &mut [u8; 16]) -> bool {
     if family == AF_INET6 {
-        let saddr = tp_field(ctx, offset!(tp_tcp_saddr6));
-        let daddr = tp_field(ctx, offset!(tp_tcp_daddr6));
-        return (
-            or_missing(saddr, missing, const { TcpRetransmit::bit("saddr") }),
-            or_missing(daddr, missing, const { TcpRetransmit::bit("daddr") }),
-        );
+        tp_start::<16, _>(ctx, offset!(tp_tcp_saddr6), saddr) & tp_start::<16, _>(ctx, offset!(tp_tcp_daddr6), daddr)
+    } else {
+        tp_start::<4, _>(ctx, offset!(tp_tcp_saddr), saddr) & tp_start::<4, _>(ctx, offset!(tp_tcp_daddr), daddr)
     }
-    let saddr = tp_field(ctx, offset!(tp_tcp_saddr));
-    let daddr = tp_field(ctx, offset!(tp_tcp_daddr));
-    (
-        widen(or_missing(saddr, missing, const { TcpRetransmit::bit("saddr") })),
-        widen(or_missing(daddr, missing, const { TcpRetransmit::bit("daddr") })),
-    )
 }
