@@ -41,7 +41,7 @@ pub fn priority(severity: Severity, entity: &Entity, signals: u64) -> u8 {
         Entity::Device(_) => 10,
         Entity::Unit(_) | Entity::Cgroup(..) => 8,
         Entity::Peer { .. } => 5,
-        Entity::Executable(_) => 0,
+        Entity::Executable(_) | Entity::Process(_) => 0,
     };
     let repeats = signals.saturating_sub(1).min(10) as u8;
     base + reach + repeats

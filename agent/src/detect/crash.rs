@@ -146,7 +146,10 @@ fn oom_victim_died(entity: Entity, e: &ProcessExit) -> Signal {
         entity,
         severity: Severity::Error,
         confidence: 1000,
-        evidence: Evidence::EMPTY.flag("victim_exited", true).number("victim_pid", e.pid.into()),
+        evidence: Evidence::EMPTY
+            .flag("victim_exited", true)
+            .number("victim_pid", e.pid.into())
+            .comm("victim_comm", e.comm),
         cause_ns: None,
     }
 }

@@ -81,8 +81,10 @@ impl Detectors {
 
 /// `oom_kill`: every kill is a fault at once, of the victim's cgroup where the kernel told it.
 fn oom_kill(kill: &OomKill, context: &mut Context, out: &mut Signals) {
+    let knows_comm = event::has(&kill.header, const { OomKill::bit("victim_comm") });
     let entity = match kill.header.cgroup_id {
-        0 => Entity::Executable(kill.victim_comm),
+        0 if knows_comm => Entity::Executable(kill.victim_comm),
+        0 => Entity::Process(kill.victim_pid),
         id => Entity::Cgroup(Tree::Memory, id),
     };
     context.victims.mark(kill.victim_pid, entity, kill.header.ktime_ns);
@@ -91,7 +93,7 @@ fn oom_kill(kill: &OomKill, context: &mut Context, out: &mut Signals) {
         .number("trigger_pid", kill.trigger_pid.into())
         .comm("trigger_comm", kill.trigger_comm);
     let mut confidence = 1000;
-    if event::has(&kill.header, const { OomKill::bit("victim_comm") }) {
+    if knows_comm {
         evidence = evidence.comm("victim_comm", kill.victim_comm);
     } else {
         confidence -= 50;

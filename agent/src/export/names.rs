@@ -55,6 +55,7 @@ impl Names {
     pub fn entity(&self, entity: &Entity) -> String {
         match entity {
             Entity::Executable(comm) => comm_text(comm),
+            Entity::Process(pid) => pid.to_string(),
             Entity::Unit(key) => self.units.get(key).map_or_else(|| format!("unit#{key:016x}"), |u| u.to_string()),
             Entity::Cgroup(tree, id) => self.cgroup(*tree, *id).map_or_else(|| format!("cgroup#{id}"), str::to_owned),
             Entity::Device(dev) => self.device(*dev),

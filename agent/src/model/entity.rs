@@ -10,6 +10,8 @@ use faultline_common::event::COMM_LEN;
 pub enum Entity {
     /// All processes of one name (`comm`).
     Executable([u8; COMM_LEN]),
+    /// One process by pid, where the kernel tells nothing that lasts longer.
+    Process(u32),
     /// A systemd unit, by the hash of its name: its cgroup's id changes with every restart.
     Unit(u64),
     /// A cgroup by id in one of the trees.
@@ -39,6 +41,7 @@ impl Entity {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Executable(_) => "executable",
+            Self::Process(_) => "process",
             Self::Unit(_) => "unit",
             Self::Cgroup(..) => "cgroup",
             Self::Device(_) => "device",
