@@ -3,6 +3,7 @@
 
 pub mod json;
 pub mod names;
+pub mod pages;
 pub mod text;
 pub mod writer;
 

@@ -3,7 +3,9 @@
 //!
 //! In: a number of events and the `faultline` binary. Out: one line a run and exit status 0 if, exactly,
 //! `seen + missed` is the generator's count, `seen = submitted + filtered + limited + ring_full`, and
-//! `submitted = decoded + malformed`. Two runs: one fills the ring, one runs into the rate limit.
+//! `submitted = decoded + malformed`. Three runs: one fills the ring, one runs into the rate limit, and one
+//! lets two threads of each process die at the same moment while the agent is told that the kernel does not
+//! say which thread was the last: each process must still be seen once.
 //!
 //! The agent sees the whole machine, so a run counts only if nothing else was born or died meanwhile
 //! (`processes` of /proc/stat, the set of pids in /proc); otherwise it is repeated.
@@ -15,6 +17,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitCode, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["generate", count] => count.parse().context("a count").and_then(generate),
+        ["generate-pairs", count] => count.parse().context("a count").and_then(generate_pairs),
         [] => prove(1_000_000, Path::new("faultline")),
         [count] => count.parse().context("a count").and_then(|n| prove(n, Path::new("faultline"))),
         [count, agent] => count.parse().context("a count").and_then(|n| prove(n, Path::new(agent))),
@@ -63,26 +67,108 @@ fn generate(count: u64) -> Result<()> {
     Ok(())
 }
 
+/// Makes `count` processes of two threads that end at the same moment, each with status 1.
+fn generate_pairs(count: u64) -> Result<()> {
+    // SAFETY: as in `generate`.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    let mut stack = vec![0u128; 4096];
+    for made in 0..count {
+        // SAFETY: this process has one thread, so its child may go on as usual.
+        match unsafe { libc::fork() } {
+            0 => end_together(&mut stack),
+            pid if pid > 0 => {
+                // Reaped by the kernel: returns with ECHILD once the child is gone.
+                // SAFETY: a null status pointer is allowed.
+                unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+            }
+            _ => bail!("fork {made}: {}", std::io::Error::last_os_error()),
+        }
+    }
+    writeln!(std::io::stdout(), "{count}")?;
+    Ok(())
+}
+
+/// Starts a second thread, lets both go at once, and ends this one; never returns.
+fn end_together(stack: &mut [u128]) -> ! {
+    static READY: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn thread(_: *mut libc::c_void) -> libc::c_int {
+        meet(&READY);
+        // SAFETY: ends this thread only, touches no memory.
+        unsafe { libc::syscall(libc::SYS_exit, 1) };
+        1
+    }
+    fn meet(ready: &AtomicU32) {
+        ready.fetch_add(1, Ordering::SeqCst);
+        while ready.load(Ordering::SeqCst) < 2 {
+            std::hint::spin_loop();
+        }
+    }
+    let flags = libc::CLONE_VM
+        | libc::CLONE_FS
+        | libc::CLONE_FILES
+        | libc::CLONE_SIGHAND
+        | libc::CLONE_THREAD
+        | libc::CLONE_SYSVSEM;
+    let top = stack.as_mut_ptr_range().end.cast::<libc::c_void>();
+    // SAFETY: the thread has a stack of its own and uses nothing but atomics and a system call.
+    let tid = unsafe { libc::clone(thread, top, flags, std::ptr::null_mut()) };
+    if tid > 0 {
+        meet(&READY);
+    }
+    // SAFETY: ends this thread only.
+    unsafe { libc::syscall(libc::SYS_exit, 1) };
+    unreachable!("exit(2) does not return")
+}
+
 struct Scenario {
     name: &'static str,
     config: &'static str,
+    /// Further arguments of the agent.
+    args: &'static [&'static str],
+    /// What the generator is told to do.
+    generate: &'static str,
+    /// Tasks born for each process it counts.
+    births: u64,
+    /// The share of the events that this run makes.
+    share: u64,
     /// The counter that must have moved.
     must_count: &'static str,
 }
 
-const SCENARIOS: [Scenario; 2] = [
+const SCENARIOS: [Scenario; 3] = [
     Scenario {
         name: "ring full",
+        args: &[],
+        generate: "generate",
+        births: 1,
+        share: 1,
         config: "[limits]\nexit_per_executable = 10000000\n[output]\nevents = false\n",
         must_count: "ring_full",
     },
-    Scenario { name: "rate limited", config: "[output]\nevents = false\n", must_count: "limited" },
+    Scenario {
+        name: "rate limited",
+        args: &[],
+        generate: "generate",
+        births: 1,
+        share: 1,
+        config: "[output]\nevents = false\n",
+        must_count: "limited",
+    },
+    Scenario {
+        name: "two threads end together",
+        args: &["--without", "arg_group_dead"],
+        generate: "generate-pairs",
+        births: 2,
+        share: 50,
+        config: "[output]\nevents = false\n",
+        must_count: "seen",
+    },
 ];
 
 fn prove(count: u64, agent: &Path) -> Result<()> {
     for scenario in &SCENARIOS {
         let mut tries = 0..TRIES;
-        while !run(scenario, count, agent).with_context(|| scenario.name.to_owned())? {
+        while !run(scenario, count / scenario.share, agent).with_context(|| scenario.name.to_owned())? {
             ensure!(tries.next().is_some(), "{}: the machine is never quiet for long enough", scenario.name);
         }
     }
@@ -93,14 +179,14 @@ fn prove(count: u64, agent: &Path) -> Result<()> {
 fn run(scenario: &Scenario, count: u64, agent: &Path) -> Result<bool> {
     let config = std::env::temp_dir().join(format!("faultline-loss-{}.toml", std::process::id()));
     fs::write(&config, scenario.config)?;
-    let (mut agent, mut lines) = start(agent, &config)?;
+    let (mut agent, mut lines) = start(agent, &config, scenario.args)?;
     let pid = nix::unistd::Pid::from_raw(agent.id() as i32);
     let (born, alive) = (forks()?, pids()?);
     nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP)?;
-    let made = generator(count);
+    let made = generator(scenario.generate, count);
     nix::sys::signal::kill(pid, nix::sys::signal::SIGCONT)?;
     // The generator itself is one more process, which ends well.
-    let quiet = forks()? - born == count + 1 && alive.is_subset(&pids()?);
+    let quiet = forks()? - born == count * scenario.births + 1 && alive.is_subset(&pids()?);
     nix::sys::signal::kill(pid, nix::sys::signal::SIGTERM)?;
     let summary = summary(&mut lines)?;
     ensure!(agent.wait()?.success(), "the agent failed");
@@ -114,10 +200,11 @@ fn run(scenario: &Scenario, count: u64, agent: &Path) -> Result<bool> {
 }
 
 /// Starts the agent and waits until all its sensors have reported their health.
-fn start(agent: &Path, config: &PathBuf) -> Result<(Child, BufReader<ChildStdout>)> {
+fn start(agent: &Path, config: &PathBuf, args: &[&str]) -> Result<(Child, BufReader<ChildStdout>)> {
     let mut child = Command::new(agent)
         .args(["run", "--mode", "observe", "--json", "--config"])
         .arg(config)
+        .args(args)
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {}", agent.display()))?;
@@ -146,8 +233,8 @@ fn summary(lines: &mut BufReader<ChildStdout>) -> Result<Value> {
     bail!("the agent ended without a summary")
 }
 
-fn generator(count: u64) -> Result<u64> {
-    let output = Command::new(std::env::current_exe()?).args(["generate", &count.to_string()]).output()?;
+fn generator(role: &str, count: u64) -> Result<u64> {
+    let output = Command::new(std::env::current_exe()?).args([role, &count.to_string()]).output()?;
     ensure!(output.status.success(), "generator: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
