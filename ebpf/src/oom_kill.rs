@@ -51,7 +51,8 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
     }
     let mut missing = 0;
     let task = Ptr::new(victim);
-    let pid = or_missing(task.and_then(|t| t.read(offset!(task_pid))), &mut missing, const { OomKill::bit("victim_pid") });
+    let pid =
+        or_missing(task.and_then(|t| t.read(offset!(task_pid))), &mut missing, const { OomKill::bit("victim_pid") });
     let comm = task.and_then(|t| t.read(offset!(task_comm)));
     let comm = or_missing(comm, &mut missing, const { OomKill::bit("victim_comm") });
     let cgroup = or_missing(task.and_then(memory_cgroup), &mut missing, const { OomKill::bit("cgroup_id") });
@@ -111,9 +112,14 @@ fn memory_cgroup(task: Ptr) -> Option<u64> {
 fn observe_format(ctx: &TracePointContext) -> Option<()> {
     let tally = Tally::seen(OOM_KILL)?;
     let mut missing = const { OomKill::bit("cgroup_id") };
-    let victim_pid = or_missing(tp_field(ctx, offset!(tp_victim_pid)), &mut missing, const { OomKill::bit("victim_pid") });
+    let victim_pid =
+        or_missing(tp_field(ctx, offset!(tp_victim_pid)), &mut missing, const { OomKill::bit("victim_pid") });
     let facts = Facts {
-        total_vm_kb: or_missing(tp_field(ctx, offset!(tp_victim_total_vm)), &mut missing, const { OomKill::bit("total_vm_kb") }),
+        total_vm_kb: or_missing(
+            tp_field(ctx, offset!(tp_victim_total_vm)),
+            &mut missing,
+            const { OomKill::bit("total_vm_kb") },
+        ),
         anon_kb: or_missing(tp_field(ctx, offset!(tp_victim_anon)), &mut missing, const { OomKill::bit("anon_kb") }),
         file_kb: or_missing(tp_field(ctx, offset!(tp_victim_file)), &mut missing, const { OomKill::bit("file_kb") }),
         shmem_kb: or_missing(tp_field(ctx, offset!(tp_victim_shmem)), &mut missing, const { OomKill::bit("shmem_kb") }),

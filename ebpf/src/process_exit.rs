@@ -96,7 +96,11 @@ fn report(tally: Tally, leader: Ptr, pid: u32, start_ns: u64, exit_code: u32) {
         start_ns,
         parent_cgroup_id: or_missing(parent_cgroup, &mut missing, const { ProcessExit::bit("parent_cgroup_id") }),
         pid,
-        ppid: or_missing(parent.and_then(|p| p.read(offset!(task_tgid))), &mut missing, const { ProcessExit::bit("ppid") }),
+        ppid: or_missing(
+            parent.and_then(|p| p.read(offset!(task_tgid))),
+            &mut missing,
+            const { ProcessExit::bit("ppid") },
+        ),
         uid: or_missing(cred.and_then(|c| c.read(offset!(cred_uid))), &mut missing, const { ProcessExit::bit("uid") }),
         exit_code,
         comm,

@@ -83,7 +83,8 @@ fn probe_bytes<const N: usize>(address: u64, target: &mut [u8; 16]) -> bool {
 fn probe<T: Copy>(address: u64) -> Option<T> {
     let mut value = MaybeUninit::<T>::zeroed();
     // SAFETY: the kernel checks the address and fails instead of faulting; the target has the size of T.
-    let failed = unsafe { bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _) };
+    let failed =
+        unsafe { bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _) };
     // SAFETY: only integers and arrays of them are read here; zeroes and whatever the kernel wrote are valid.
     if failed == 0 { Some(unsafe { value.assume_init() }) } else { None }
 }

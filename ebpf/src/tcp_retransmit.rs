@@ -51,14 +51,17 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
     }
     let mut missing = const { TcpRetransmit::bit("cgroup_id") };
     let sk = Ptr::new(address);
-    let family = or_missing(sk.and_then(|s| s.read(offset!(sk_family))), &mut missing, const { TcpRetransmit::bit("family") });
+    let family =
+        or_missing(sk.and_then(|s| s.read(offset!(sk_family))), &mut missing, const { TcpRetransmit::bit("family") });
     let (mut saddr, mut daddr) = ([0; 16], [0; 16]);
     if !addresses(sk, family, &mut saddr, &mut daddr) {
         missing |= ADDRESSES;
     }
     let netns = sk.and_then(|s| s.follow(offset!(sk_net))).and_then(|n| n.read(offset!(net_inum)));
-    let dport: u16 = or_missing(sk.and_then(|s| s.read(offset!(sk_dport))), &mut missing, const { TcpRetransmit::bit("dport") });
-    let state: u8 = or_missing(sk.and_then(|s| s.read(offset!(sk_state))), &mut missing, const { TcpRetransmit::bit("state") });
+    let dport: u16 =
+        or_missing(sk.and_then(|s| s.read(offset!(sk_dport))), &mut missing, const { TcpRetransmit::bit("dport") });
+    let state: u8 =
+        or_missing(sk.and_then(|s| s.read(offset!(sk_state))), &mut missing, const { TcpRetransmit::bit("state") });
     let record = TcpRetransmit {
         sock: address,
         saddr,
@@ -76,7 +79,11 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
         netns: or_missing(netns, &mut missing, const { TcpRetransmit::bit("netns") }),
         family,
         state: state as u16,
-        sport: or_missing(sk.and_then(|s| s.read(offset!(sk_num))), &mut missing, const { TcpRetransmit::bit("sport") }),
+        sport: or_missing(
+            sk.and_then(|s| s.read(offset!(sk_num))),
+            &mut missing,
+            const { TcpRetransmit::bit("sport") },
+        ),
         dport: u16::from_be(dport),
         reserved: 0,
         header: tally.header::<TcpRetransmit>(0, missing, 0),
@@ -116,7 +123,8 @@ fn observe_format(ctx: &TracePointContext) -> Option<()> {
     if !format_addresses(ctx, family, &mut saddr, &mut daddr) {
         missing |= ADDRESSES;
     }
-    let state: u32 = or_missing(tp_field(ctx, offset!(tp_tcp_state)), &mut missing, const { TcpRetransmit::bit("state") });
+    let state: u32 =
+        or_missing(tp_field(ctx, offset!(tp_tcp_state)), &mut missing, const { TcpRetransmit::bit("state") });
     let record = TcpRetransmit {
         sock,
         saddr,

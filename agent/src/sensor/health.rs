@@ -65,7 +65,9 @@ impl Health {
     pub fn error(&self) -> Option<String> {
         match self {
             Self::Unsupported { why } => Some(why.clone()),
-            Self::Broken { error, verifier_log: Some(log) } if !log.is_empty() => Some(format!("{error}\n{}", tail(log))),
+            Self::Broken { error, verifier_log: Some(log) } if !log.is_empty() => {
+                Some(format!("{error}\n{}", tail(log)))
+            }
             Self::Broken { error, .. } => Some(error.clone()),
             _ => None,
         }

@@ -256,8 +256,15 @@ fn check(scenario: &Scenario, made: u64, sensor: &Value) -> Result<()> {
     let missed = of("missed").unwrap_or(0);
     let line = format!(
         "{}: made {made}, seen {}, submitted {}, filtered {}, limited {}, ring_full {}, missed {}, decoded {}, malformed {}",
-        scenario.name, sensor["seen"], sensor["submitted"], sensor["filtered"], sensor["limited"], sensor["ring_full"],
-        sensor["missed"], sensor["decoded"], sensor["malformed"],
+        scenario.name,
+        sensor["seen"],
+        sensor["submitted"],
+        sensor["filtered"],
+        sensor["limited"],
+        sensor["ring_full"],
+        sensor["missed"],
+        sensor["decoded"],
+        sensor["malformed"],
     );
     writeln!(std::io::stdout(), "{line}")?;
     ensure!(of("seen")? + missed == made, "seen + missed is not what the generator made: {line}");

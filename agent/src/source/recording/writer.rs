@@ -147,11 +147,12 @@ impl<W: Write> RecordingWriter<W> {
         if self.out.len() < need {
             self.out.resize(need, 0);
         }
-        let packed = match lz4_flex::block::compress_into_with_table(&self.raw, &mut self.out[HEAD_LEN..], &mut self.table) {
-            Ok(packed) => packed,
-            // Cannot happen: the buffer has the size that the same crate asks for.
-            Err(cause) => return Err(self.fail(io::Error::other(cause))),
-        };
+        let packed =
+            match lz4_flex::block::compress_into_with_table(&self.raw, &mut self.out[HEAD_LEN..], &mut self.table) {
+                Ok(packed) => packed,
+                // Cannot happen: the buffer has the size that the same crate asks for.
+                Err(cause) => return Err(self.fail(io::Error::other(cause))),
+            };
         let end = HEAD_LEN + packed;
         // No length passes `max_packed(MAX_RAW)`, little more than a megabyte.
         let (head, crc) = Head {
