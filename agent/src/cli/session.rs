@@ -310,7 +310,7 @@ impl Running {
             return Err(CliError::Print(source));
         };
         printed?;
-        let summary = exporter.sum_up(&engine, tally, clock::monotonic_ns(), lines.lost());
+        let summary = exporter.sum_up(&engine, tally, engine.now_ns(), lines.lost());
         let mut text = String::new();
         exporter.summary(&summary, &mut text);
         print(&text)?;

@@ -63,7 +63,7 @@ pub fn event(exporter: &Exporter, event: &Event, colour: bool, out: &mut String)
             e.trigger_pid
         ),
         Event::BlockIo(e) => {
-            let latency = latency_ns(e).map_or("unknown latency".into(), |ns| duration(ns));
+            let latency = latency_ns(e).map_or("unknown latency".into(), duration);
             let error = errno(e);
             let error = if error == 0 { String::new() } else { format!(", error {error}") };
             format!("{} {} {latency}{error}", exporter.names().device(e.dev), op_name(e.op))

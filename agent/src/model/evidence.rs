@@ -7,7 +7,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use super::entity::comm_text;
 
 /// Most facts one verdict carries.
-pub const MAX: usize = 8;
+pub const MAX: usize = 10;
 
 /// One value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ mod tests {
     fn keeps_order_replaces_and_never_overflows() {
         let mut e = Evidence::EMPTY.number("a", 1).flag("b", true);
         e.set("a", Value::Number(2));
-        for name in ["c", "d", "e", "f", "g", "h", "i", "j"] {
+        for name in ["c", "d", "e", "f", "g", "h", "i", "j", "k", "l"] {
             e.set(name, Value::Number(0));
         }
         assert_eq!(e.facts().len(), MAX);

@@ -25,6 +25,7 @@ pub enum Input {
 /// An input that is not an event. Order and meaning of the variants are part of the recording format: new
 /// ones go to the end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "a boxed reading would be freed on the reactor's path")]
 pub enum Fact {
     /// Time goes on although nothing happened.
     Tick {

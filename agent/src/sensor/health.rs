@@ -88,7 +88,7 @@ fn tail(log: &str) -> String {
 /// The needs of a rung that this kernel does not meet.
 pub fn unmet(rung: &Rung, offsets: &Offsets) -> Vec<&'static str> {
     let absent = |name: &&str| offsets.get(name).unwrap_or(ABSENT) == ABSENT;
-    rung.needs.iter().filter(|group| group.iter().all(|n| absent(n))).map(|group| group[0]).collect()
+    rung.needs.iter().filter(|group| group.iter().all(absent)).map(|group| group[0]).collect()
 }
 
 /// Health of an attached rung.

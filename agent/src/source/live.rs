@@ -40,6 +40,9 @@ pub struct Live {
     critical: RingBuf<MapData>,
     bulk: RingBuf<MapData>,
     facts: rtrb::Consumer<Fact>,
+    /// Facts that waited before the first frame was looked for (names of cgroups and devices): they go first, so that
+    /// an event of the first millisecond has its names, too.
+    known_at_start: usize,
     bell: Arc<Doorbell>,
     epoll: Epoll,
     control: Arc<Control>,
@@ -95,6 +98,7 @@ impl Live {
         epoll.add(parts.bell.as_fd(), readable(2))?;
         let now_ns = clock::monotonic_ns();
         Ok(Self {
+            known_at_start: parts.facts.slots(),
             critical: parts.critical,
             bulk: parts.bulk,
             facts: parts.facts,
@@ -203,6 +207,12 @@ impl EventSource for Live {
             }
             if self.state == State::LastFacts || self.state == State::Ended {
                 continue;
+            }
+            if self.known_at_start > 0
+                && let Ok(fact) = self.facts.pop()
+            {
+                self.known_at_start -= 1;
+                return self.hand(fact);
             }
             if let Some(len) = take(&mut self.critical, &mut self.frame) {
                 return self.hand_frame(len);

@@ -12,6 +12,7 @@ use crate::model::{input::Fact, output::Loss};
 
 /// What a source hands over next.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "as `Fact`: no allocation on the reactor's path")]
 pub enum Taken<'a> {
     /// A raw frame, as it stood in the ring.
     Frame(&'a [u8]),

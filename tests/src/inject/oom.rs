@@ -88,7 +88,7 @@ impl Injector for Oom {
         let (kind, entity) = match (told("cgroup_id"), told("victim_comm")) {
             (true, _) => ("cgroup", self.path.clone()),
             (false, true) => ("executable", name.clone()),
-            (false, false) => ("executable", String::new()),
+            (false, false) => ("process", victim.to_string()),
         };
         let victim = victim.as_raw();
         let mut evidence = object(json!({ "victim_pid": victim, "trigger_pid": victim, "trigger_comm": name }));

@@ -1,0 +1,47 @@
+//! Faults on a kernel of one's own. In: a sub-command. Out: what was done, exit status 0 if all was as it should be.
+//!
+//! Runs as root inside `cargo xtask vm --kernel VERSION -- faultline-case observe`.
+
+use std::{
+    io::Write,
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, bail};
+use faultline_tests::{case, lock};
+
+const USAGE: &str = "usage: faultline-case COMMAND
+  observe             every fault is felt once with the right fields, through every rung; also doctor and a ring too large
+  doctor              doctor says what is known of this kernel
+  record DIR [FAULT]  make labelled recordings in DIR
+  replay DIR          replay everything below DIR against its golden and truth
+  bless DIR           make the goldens below DIR anew from replays";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "faultline-case: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[String]) -> Result<()> {
+    let command = words.first().context(USAGE)?;
+    let folder = || words.get(1).map(Path::new).context(USAGE);
+    match command.as_str() {
+        "replay" => return case::replay(folder()?),
+        "bless" => return case::bless(folder()?),
+        _ => {}
+    }
+    let _machine = lock::machine()?;
+    match command.as_str() {
+        "observe" => case::observe::observe(),
+        "doctor" => case::health::doctor(),
+        "record" => case::record::record(folder()?, &words[2..]),
+        _ => bail!("{USAGE}"),
+    }
+}
