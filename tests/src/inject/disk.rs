@@ -127,7 +127,7 @@ impl Injector for BadDisk {
         ensure!(disk.read(offset).is_err(), "the bad sector of {} could be read", self.device);
         // A medium error is ENODATA in the block layer and EIO to the reader.
         let evidence = json!({ "op": "read", "errno": libc::ENODATA });
-        Ok(expected("disk_error", &self.device, earliest_ns, evidence, -libc::ENODATA))
+        Ok(expected("disk_error", &self.device, earliest_ns, evidence, libc::ENODATA))
     }
 }
 
