@@ -7,7 +7,7 @@ use faultline_common::{
     counter::{COUNTERS, CounterSlice},
     hist::{self, BUCKETS, DEVICE_SLOTS, OPS, Row},
     sensor::SENSORS,
-    tunable::{DEVICE_ENTRIES, DEVICE_PROBES, DeviceEntry, device_position},
+    tunable::{DEVICE_PROBES, DeviceEntry, device_position},
 };
 
 use crate::{
@@ -72,7 +72,7 @@ impl Disks {
         Self { arrays, rule, slots: HashMap::new(), names: Vec::new(), before: HashMap::new() }
     }
 
-    /// Enters devices that are new, and says their names.
+    /// Enters devices that are new, lets go of those that are gone, and says the new names.
     pub fn refresh(&mut self) -> Option<Fact> {
         let names = listing();
         if names == self.names {
@@ -80,6 +80,7 @@ impl Disks {
         }
         self.names = names;
         let mut devices = devices::list(&Root::live()).unwrap_or_default();
+        self.forget(&devices);
         // Devices that hold something first: there are fewer slots than a machine may have idle loop devices.
         devices.sort_by_key(|d| (d.size_sectors == 0, d.dev));
         let fresh: Vec<_> = devices.iter().filter(|d| !self.slots.contains_key(&d.dev)).collect();
@@ -88,23 +89,41 @@ impl Disks {
         (!names.is_empty()).then(|| Fact::Devices(Arc::from(names)))
     }
 
+    /// Frees the slots of devices that are gone.
+    fn forget(&mut self, devices: &[BlockDevice]) {
+        let gone: Vec<u32> = self.slots.keys().copied().filter(|dev| devices.iter().all(|d| d.dev != *dev)).collect();
+        for dev in gone {
+            if let Some(at) = self.entry(|key| key != DeviceEntry::GONE && (key >> 32) as u32 == dev, dev) {
+                self.arrays.devices.set(at, DeviceEntry::GONE);
+            }
+            self.slots.remove(&dev);
+            self.before.retain(|(of, _), _| *of != dev);
+        }
+    }
+
     /// Gives a device its histogram slot and threshold; slot 0 when there is none left.
     fn enter(&mut self, device: &BlockDevice) {
-        let next = self.slots.values().max().map_or(1, |s| s + 1);
-        let slot = if next < DEVICE_SLOTS { next } else { 0 };
+        let free = (1..DEVICE_SLOTS).find(|slot| self.slots.values().all(|taken| taken != slot));
+        let slot = free.unwrap_or(0);
         self.slots.insert(device.dev, slot);
+        for op_class in 0..OPS {
+            // What the slot's former device did is not this one's.
+            self.before.insert((device.dev, op_class), self.sums(slot, op_class));
+        }
         let is_spinning = device.rotational && device.kind == DeviceKind::Scsi;
         let outlier_ns = if is_spinning { self.rule.rotational_outlier_ns } else { self.rule.outlier_ns };
-        let cells = size_of::<DeviceEntry>() / 8;
-        for probe in 0..DEVICE_PROBES {
-            let at = (device_position(device.dev, probe) % DEVICE_ENTRIES) as usize * cells;
-            if self.arrays.devices.get(at) == 0 {
-                // The threshold before the key: a program that finds the key finds the threshold.
-                self.arrays.devices.set(at + 1, outlier_ns);
-                self.arrays.devices.set(at, DeviceEntry::pack(device.dev, slot));
-                return;
-            }
+        if let Some(at) = self.entry(|key| key == 0 || key == DeviceEntry::GONE, device.dev) {
+            // The threshold before the key: a program that finds the key finds the threshold.
+            self.arrays.devices.set(at + 1, outlier_ns);
+            self.arrays.devices.set(at, DeviceEntry::pack(device.dev, slot));
         }
+    }
+
+    /// Cell of the first entry on a device's probing path whose key fits.
+    fn entry(&self, fits: impl Fn(u64) -> bool, dev: u32) -> Option<usize> {
+        let cells = size_of::<DeviceEntry>() / 8;
+        let mut path = (0..DEVICE_PROBES).map(|probe| device_position(dev, probe) as usize * cells);
+        path.find(|at| fits(self.arrays.devices.get(*at)))
     }
 
     /// The windows that ended now, of devices that did anything.

@@ -42,6 +42,9 @@ pub struct DeviceEntry {
 }
 
 impl DeviceEntry {
+    /// Key of an entry whose device is gone: probing goes on behind it, unlike behind an empty one.
+    pub const GONE: u64 = Self::pack(u32::MAX, 0);
+
     /// Packs a device number and its histogram slot.
     pub const fn pack(dev: u32, slot: u32) -> u64 {
         (dev as u64) << 32 | slot as u64

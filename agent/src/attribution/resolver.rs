@@ -5,7 +5,7 @@
 //! second. A directory's inode number is the cgroup's id (kernfs node id, fs/kernfs/dir.c, v5.5 on).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
@@ -29,6 +29,8 @@ use crate::{
 
 /// Names in one fact at most; keeps a recorded fact small.
 const BATCH: usize = 1000;
+/// Ids remembered as told.
+const KNOWN: usize = 100_000;
 /// Least time between two walks for ids without a name, ns.
 const WALK_EVERY_NS: u64 = 1_000_000_000;
 
@@ -68,7 +70,7 @@ pub struct Resolver {
     trees: Vec<Tree>,
     inotify: Option<Inotify>,
     watches: HashMap<WatchDescriptor, (usize, PathBuf)>,
-    known: HashMap<(u8, u64), ()>,
+    known: HashSet<(u8, u64)>,
     fresh: Vec<CgroupName>,
 }
 
@@ -80,7 +82,7 @@ impl Resolver {
             tracing::warn!(%error, "cgroups are not followed by inotify; new ones get their names a second late");
         }
         let mut resolver =
-            Self { trees, inotify: inotify.ok(), watches: HashMap::new(), known: HashMap::new(), fresh: Vec::new() };
+            Self { trees, inotify: inotify.ok(), watches: HashMap::new(), known: HashSet::new(), fresh: Vec::new() };
         resolver.walk_all();
         resolver
     }
@@ -178,7 +180,11 @@ impl Resolver {
 
     fn note(&mut self, tree: usize, dir: &Path, id: u64) {
         let Tree { root, trees } = &self.trees[tree];
-        if self.known.insert((*trees, id), ()).is_none() {
+        if self.known.len() >= KNOWN {
+            // Most of them are long dead; the living are told again when they are next walked.
+            self.known.clear();
+        }
+        if self.known.insert((*trees, id)) {
             let below = dir.strip_prefix(root).unwrap_or(dir);
             let path = format!("/{}", below.display());
             self.fresh.push(CgroupName { trees: *trees, id, path });

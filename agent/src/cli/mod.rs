@@ -163,13 +163,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// tracing to standard error; warnings unless -v or RUST_LOG asks for more.
+/// tracing to standard error; what was granted and what not unless -v or RUST_LOG asks for more or less.
 fn init_diagnostics(verbose: u8) {
-    let default = match verbose {
-        0 => "warn",
-        1 => "info",
-        _ => "debug",
-    };
+    let default = if verbose == 0 { "info" } else { "debug" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);

@@ -19,7 +19,7 @@ mod fuse;
 mod helper;
 mod janitor;
 mod lines;
-mod loopdev;
+pub mod loopdev;
 mod net;
 mod netlink;
 mod observer;
