@@ -9,6 +9,7 @@
 //! a device of a module in a VM.
 
 pub mod agent;
+pub mod bench;
 pub mod case;
 pub mod inject;
 pub mod lock;

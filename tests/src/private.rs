@@ -8,7 +8,7 @@ use std::{os::unix::process::CommandExt, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, CpuSet, sched_setaffinity, unshare},
     unistd::Pid,
 };
@@ -65,6 +65,12 @@ pub fn cover(folder: &Path, bytes: usize) -> Result<()> {
     let options = format!("size={bytes}");
     mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
         .with_context(|| format!("cannot cover {}", folder.display()))
+}
+
+/// Takes away whatever is mounted on a folder; for use after [`own_mounts`].
+pub fn uncover(folder: &Path) {
+    // Several may lie over each other; the last refusal says that there is none any more.
+    while umount2(folder, MntFlags::MNT_DETACH).is_ok() {}
 }
 
 /// Runs something on a thread of its own, so that what it unshares ends with it.

@@ -39,7 +39,8 @@ impl Labelled {
             let beside = path.with_extension(ending);
             fs::read_to_string(&beside).with_context(|| format!("cannot read {}", beside.display()))
         };
-        let truth = serde_json::from_str(&read("truth.json")?).with_context(|| format!("truth of {}", path.display()))?;
+        let truth =
+            serde_json::from_str(&read("truth.json")?).with_context(|| format!("truth of {}", path.display()))?;
         Ok(Self { path: path.to_owned(), golden: read("golden.jsonl")?, truth })
     }
 

@@ -13,7 +13,8 @@ use serde_json::{Map, Value};
 /// The schema as committed.
 pub const TEXT: &str = include_str!("../schema/lines.json");
 
-static SCHEMA: LazyLock<Result<Value, String>> = LazyLock::new(|| serde_json::from_str(TEXT).map_err(|e| e.to_string()));
+static SCHEMA: LazyLock<Result<Value, String>> =
+    LazyLock::new(|| serde_json::from_str(TEXT).map_err(|e| e.to_string()));
 
 /// Reads a line and holds it against the schema.
 ///
@@ -37,7 +38,8 @@ impl Validator<'_> {
     }
 
     fn keyword(&self, word: &str, rule: &Value, all: &Map<String, Value>, value: &Value, at: &str) -> Vec<String> {
-        let wrong = |bad: bool, what: &str| if bad { vec![format!("{at}: {what} {rule}, got {value}")] } else { vec![] };
+        let wrong =
+            |bad: bool, what: &str| if bad { vec![format!("{at}: {what} {rule}, got {value}")] } else { vec![] };
         match word {
             "$schema" | "$defs" | "title" | "description" => vec![],
             "$ref" => self.reference(rule, value, at),
@@ -47,7 +49,10 @@ impl Validator<'_> {
             "type" => wrong(!has_type(rule, value), "expected type"),
             "minimum" => wrong(value.as_f64() < rule.as_f64(), "at least"),
             "maximum" => wrong(value.as_f64() > rule.as_f64(), "at most"),
-            "minLength" => wrong(value.as_str().is_some_and(|s| (s.chars().count() as u64) < rule.as_u64().unwrap_or(0)), "length at least"),
+            "minLength" => wrong(
+                value.as_str().is_some_and(|s| (s.chars().count() as u64) < rule.as_u64().unwrap_or(0)),
+                "length at least",
+            ),
             "format" => wrong(rule != "date-time" || !value.as_str().is_some_and(is_utc_time), "expected format"),
             "required" => missing(rule, value, at),
             "properties" => self.properties(rule, value, at),
@@ -62,12 +67,13 @@ impl Validator<'_> {
         target.map_or_else(|| vec![format!("{at}: the schema has no {rule}")], |schema| self.errors(schema, value, at))
     }
 
-    /// Exactly one branch must fit. The message is that of the branch that came closest.
+    /// Exactly one branch must fit. The message is that of the branch that came closest: first by what tells branches
+    /// apart, then by the number of complaints.
     fn one_of(&self, rule: &Value, value: &Value, at: &str) -> Vec<String> {
         let results: Vec<_> = elements(rule).map(|(_, schema)| self.errors(schema, value, at)).collect();
         match results.iter().filter(|errors| errors.is_empty()).count() {
             1 => vec![],
-            0 => results.into_iter().min_by_key(Vec::len).unwrap_or_default(),
+            0 => results.into_iter().min_by_key(|errors| (is_another(errors, at), errors.len())).unwrap_or_default(),
             several => vec![format!("{at}: {several} branches of oneOf fit")],
         }
     }
@@ -88,6 +94,12 @@ impl Validator<'_> {
         };
         unknown.flat_map(judge).collect()
     }
+}
+
+/// Whether the complaints say that a line is of another type or sensor altogether.
+fn is_another(errors: &[String], at: &str) -> bool {
+    let (kind, sensor) = (format!("{at}.type: "), format!("{at}.sensor: "));
+    errors.iter().any(|error| error.starts_with(&kind) || error.starts_with(&sensor))
 }
 
 fn elements(value: &Value) -> impl Iterator<Item = (usize, &Value)> {

@@ -121,7 +121,7 @@ fn born(signal: &Signal, id: u64, now_ns: u64, lossy: bool) -> Life {
 fn again(life: &mut Life, signal: &Signal, now_ns: u64, lossy: bool) -> Option<Fault> {
     life.signals += 1;
     life.last_signal_ns = now_ns;
-    life.fault.evidence = merged(&life.fault.evidence, &signal.evidence);
+    merge(&mut life.fault.evidence, &signal.evidence);
     let worse = signal.severity > life.fault.severity;
     if worse {
         life.fault.severity = signal.severity;
@@ -136,12 +136,10 @@ fn again(life: &mut Life, signal: &Signal, now_ns: u64, lossy: bool) -> Option<F
 }
 
 /// Newer facts replace older ones of the same name; older ones that the newer signal lacks stay.
-fn merged(old: &Evidence, new: &Evidence) -> Evidence {
-    let mut sum = *old;
+fn merge(old: &mut Evidence, new: &Evidence) {
     for (name, value) in new.facts() {
-        sum.set(name, *value);
+        old.set(name, *value);
     }
-    sum
 }
 
 #[cfg(test)]

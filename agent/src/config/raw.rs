@@ -193,6 +193,14 @@ impl Checker<'_> {
         1 + self.text.as_bytes()[..offset.min(self.text.len())].iter().filter(|b| **b == b'\n').count()
     }
 
+    /// The parser's words with the line they are about: they name a value or its type, but not always its key.
+    fn syntax(&self, error: &toml::de::Error) -> ConfigError {
+        let line = error.span().map_or(1, |span| self.line(span.start));
+        let typed = self.text.lines().nth(line - 1).unwrap_or_default().trim();
+        let words = error.message().replace("expected i64", "expected an integer").replace("expected f64", "expected a number");
+        ConfigError::Syntax { path: self.name.to_owned(), line, message: format!("`{typed}`: {words}") }
+    }
+
     fn refuse<T: std::fmt::Display>(&self, key: &'static str, v: &Spanned<T>, expected: &'static str) -> ConfigError {
         ConfigError::Range {
             path: self.name.to_owned(),
@@ -251,11 +259,7 @@ pub(super) fn defaults() -> Config {
 
 pub(super) fn parse(text: &str, name: &str) -> Result<Config, ConfigError> {
     let checker = Checker { text, name };
-    let raw: Raw = toml::from_str(text).map_err(|error| ConfigError::Syntax {
-        path: name.to_owned(),
-        line: error.span().map_or(1, |span| checker.line(span.start)),
-        message: error.message().to_owned(),
-    })?;
+    let raw: Raw = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
     build(raw, &checker)
 }
 

@@ -45,6 +45,7 @@ impl Evidence {
 
     /// Chained [`Self::set`] of a number.
     #[must_use]
+    #[inline]
     pub fn number(mut self, name: &'static str, value: u64) -> Self {
         self.set(name, Value::Number(value));
         self
@@ -52,6 +53,7 @@ impl Evidence {
 
     /// Chained [`Self::set`] of a flag.
     #[must_use]
+    #[inline]
     pub fn flag(mut self, name: &'static str, value: bool) -> Self {
         self.set(name, Value::Flag(value));
         self
@@ -59,6 +61,7 @@ impl Evidence {
 
     /// Chained [`Self::set`] of a word.
     #[must_use]
+    #[inline]
     pub fn word(mut self, name: &'static str, value: &'static str) -> Self {
         self.set(name, Value::Word(value));
         self
@@ -66,6 +69,7 @@ impl Evidence {
 
     /// Chained [`Self::set`] of a task's name.
     #[must_use]
+    #[inline]
     pub fn comm(mut self, name: &'static str, value: [u8; COMM_LEN]) -> Self {
         self.set(name, Value::Comm(value));
         self

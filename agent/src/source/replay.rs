@@ -40,6 +40,8 @@ pub struct Replay {
     /// The record that was read ahead to look for an annotation.
     ahead: Option<Owned>,
     current: Owned,
+    /// The buffer of the record before, for the next one.
+    spare: BytesMut,
     error: Option<ReplayError>,
     ended: bool,
     last_ns: u64,
@@ -61,7 +63,7 @@ impl Replay {
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let reader = RecordingReader::open(path)?;
         let current = Owned { kind: RecordKind::Unknown(0), seq: 0, body: BytesMut::new() };
-        Ok(Self { reader, ahead: None, current, error: None, ended: false, last_ns: 0 })
+        Ok(Self { reader, ahead: None, current, spare: BytesMut::new(), error: None, ended: false, last_ns: 0 })
     }
 
     /// The recording's header.
@@ -80,7 +82,7 @@ impl Replay {
         }
         match self.reader.next() {
             Ok(Some(record)) => {
-                let mut body = std::mem::take(&mut self.current.body);
+                let mut body = std::mem::take(&mut self.spare);
                 body.clear();
                 body.extend_from_slice(record.body);
                 Some(Owned { kind: record.kind, seq: record.seq, body })
@@ -91,6 +93,15 @@ impl Replay {
                 None
             }
         }
+    }
+
+    /// Whether the file breaks off right behind the current record. Then the moment of its decision may be what is
+    /// missing, so it counts as missing, too: what is printed stays a prefix of what the live run printed.
+    fn breaks_off(&mut self) -> bool {
+        if self.ahead.is_none() {
+            self.ahead = self.read();
+        }
+        self.ahead.is_none() && self.reader.end() != End::Clean
     }
 
     /// The end of the file: clean, or the loss of whatever stood behind a damaged block.
@@ -137,8 +148,12 @@ impl EventSource for Replay {
                 return Taken::End;
             }
             let Some(record) = self.read() else { return self.end() };
-            self.current = record;
-            match self.current.kind {
+            self.spare = std::mem::replace(&mut self.current, record).body;
+            let kind = self.current.kind;
+            if kind == RecordKind::Frame && self.breaks_off() {
+                return self.end();
+            }
+            match kind {
                 RecordKind::Frame => return Taken::Frame(&self.current.body),
                 RecordKind::Input => return self.fact(),
                 RecordKind::Gap => {

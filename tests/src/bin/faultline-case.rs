@@ -2,11 +2,7 @@
 //!
 //! Runs as root inside `cargo xtask vm --kernel VERSION -- faultline-case observe`.
 
-use std::{
-    io::Write,
-    path::Path,
-    process::ExitCode,
-};
+use std::{io::Write, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use faultline_tests::{case, lock};

@@ -3,7 +3,10 @@
 //! In: the `faultline` binary beside this one, root. Out: a line for each storm, exit status 0 if the OOM kill
 //! was detected and the storm really lost records. Two storms: processes that die by signals as fast as they
 //! can be made, and retransmits of the fire drill's lossy link into the smallest possible ring.
-#![expect(unsafe_code, reason = "the crash storm clones on a stack of its own, and the stalled agent is signalled by pid")]
+#![expect(
+    unsafe_code,
+    reason = "the crash storm clones on a stack of its own, and the stalled agent is signalled by pid"
+)]
 
 use std::{
     fs,

@@ -41,7 +41,10 @@ pub fn judge(release: &str, lines: &[agent::Line], rung: &str) -> Result<()> {
         let mut found: Vec<_> = line["missing"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         found.sort_unstable();
         missing.sort_unstable();
-        ensure!(line["state"] == state && found == missing, "{sensor} on {release} should be {state}, missing {missing:?}: {line}");
+        ensure!(
+            line["state"] == state && found == missing,
+            "{sensor} on {release} should be {state}, missing {missing:?}: {line}"
+        );
     }
     Ok(())
 }

@@ -78,8 +78,8 @@ fn feel(agent: &mut Agent, target: &mut dyn Injector) -> Result<Expected> {
     Ok(expected)
 }
 
-/// What the sensor's health says is not told.
-pub(super) fn missing(agent: &Agent, sensor: &str) -> Vec<String> {
+/// The fields that a sensor of this agent does not get from the kernel, as its health says.
+pub fn missing(agent: &Agent, sensor: &str) -> Vec<String> {
     let health = agent.lines.iter().find(|line| line.kind() == "health" && line.value["sensor"] == sensor);
     let fields = health.and_then(|line| line.value["missing"].as_array()).into_iter().flatten();
     fields.filter_map(Value::as_str).map(str::to_owned).collect()

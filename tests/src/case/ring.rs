@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 use faultline::clock::monotonic_ns;
 use nix::sys::signal::Signal;
 
-use super::step;
+use super::{observe::missing, step};
 use crate::{
     agent::Agent,
-    inject::{Injector, crash::Crash},
+    inject::{Injector, oom::Oom},
 };
 
 /// The largest ring that a configuration may ask for.
@@ -33,10 +33,12 @@ pub fn too_large() -> Result<()> {
     ensure!(said.contains("BULK"), "the ring that does not fit is not named: {said}");
     let broken = agent.lines.iter().any(|line| line.kind() == "health" && line.value["state"] == "broken");
     ensure!(broken, "no sensor says that it lost its ring: {said}");
-    let expected = Crash.inject(&[])?;
+    // The sensor that needs only the other ring.
+    let mut target = Oom::prepare()?;
+    let expected = target.inject(&missing(&agent, target.sensor()))?;
     agent.wait_for(&expected.describe(), |line| expected.is(line)).context("with a ring too large")?;
     ensure!(agent.stop(Signal::SIGTERM)?.code()? == 0, "the agent failed");
-    step(start, "ring too large: named, and the other ring still feels a crash");
+    step(start, "ring too large: named, and the other ring still feels an OOM kill");
     Ok(())
 }
 

@@ -61,7 +61,7 @@ impl Injector for LossyLink {
         let earliest_ns = private::on_own_thread(transfer)?;
         let mut event = object(json!({
             "sensor": "tcp_retransmit", "pid": null, "comm": null, "cgroup": null,
-            "family": "ipv4", "saddr": "10.204.0.2", "daddr": RECEIVER.to_string(), "dport": PORT, "state": "ESTABLISHED",
+            "family": "ipv4", "saddr": "10.204.0.2", "daddr": RECEIVER.to_string(), "dport": PORT, "state": "established",
         }));
         if missing.iter().any(|field| field == "state") {
             event.insert("state".into(), json!(null));

@@ -95,7 +95,8 @@ impl Injector for Oom {
         if told("victim_comm") {
             evidence.insert("victim_comm".into(), comm.clone());
         }
-        let event = json!({ "sensor": "oom_kill", "pid": victim, "comm": name, "victim_pid": victim, "victim_comm": comm });
+        let event =
+            json!({ "sensor": "oom_kill", "pid": victim, "comm": name, "victim_pid": victim, "victim_comm": comm });
         Ok(Expected {
             kind: "oom_kill".into(),
             entity_kind: kind.into(),
