@@ -197,7 +197,8 @@ impl Checker<'_> {
     fn syntax(&self, error: &toml::de::Error) -> ConfigError {
         let line = error.span().map_or(1, |span| self.line(span.start));
         let typed = self.text.lines().nth(line - 1).unwrap_or_default().trim();
-        let words = error.message().replace("expected i64", "expected an integer").replace("expected f64", "expected a number");
+        let words =
+            error.message().replace("expected i64", "expected an integer").replace("expected f64", "expected a number");
         ConfigError::Syntax { path: self.name.to_owned(), line, message: format!("`{typed}`: {words}") }
     }
 

@@ -73,6 +73,9 @@ pub struct LoopDevice {
 
 impl LoopDevice {
     /// Puts `backing` behind a free loop device and labels it.
+    ///
+    /// # Errors
+    /// There is no loop driver, or no free device.
     pub fn attach(backing: &File, label: &str) -> Result<Self, DrillError> {
         let control = OpenOptions::new().read(true).write(true).open(CONTROL);
         let control = control.map_err(|error| DrillError::unavailable(format!("cannot open {CONTROL}: {error}")))?;
@@ -139,6 +142,9 @@ pub struct Leftover {
 
 impl Leftover {
     /// Detaches it; false when it was gone already.
+    ///
+    /// # Errors
+    /// The device cannot be opened, or the kernel refuses.
     pub fn detach(&self) -> Result<bool, DrillError> {
         let path = format!("/dev/{}", self.device);
         let file = File::open(&path).map_err(DrillError::system("open", &*path))?;
@@ -188,6 +194,9 @@ fn ioctl(file: &File, request: libc::c_ulong, argument: usize) -> Result<i32, Er
 }
 
 /// Reads one block of 4096 bytes past the page cache.
+///
+/// # Errors
+/// The device fails the read, or ends before the block does.
 pub fn read_block(file: &File, offset: u64) -> io::Result<()> {
     /// Direct reads need memory aligned to the device's block.
     #[repr(align(4096))]

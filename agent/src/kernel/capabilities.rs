@@ -3,8 +3,6 @@
 //! Effective bits only: what counts is what the next system call may do. Numbers from
 //! `include/uapi/linux/capability.h`; they never change.
 
-use serde::{Deserialize, Serialize};
-
 use super::{FactError, Root};
 
 const STATUS: &str = "/proc/self/status";
@@ -36,7 +34,7 @@ pub enum Capability {
 }
 
 /// Effective capabilities, one bit each.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CapabilitySet(pub u64);
 
 impl CapabilitySet {

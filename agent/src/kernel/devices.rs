@@ -6,15 +6,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use super::Root;
 
 const BLOCK: &str = "/sys/block";
 const MINOR_BITS: u32 = 20;
 
 /// What stands behind a device, as far as its name tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceKind {
     /// A file as a device.
     Loop,
@@ -53,7 +51,7 @@ impl DeviceKind {
 }
 
 /// One whole-disk block device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockDevice {
     /// Name in `/sys/block`.
     pub name: String,

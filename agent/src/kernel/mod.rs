@@ -9,8 +9,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 pub mod btf;
 pub mod capabilities;
 pub mod cgroup;
@@ -115,7 +113,7 @@ pub enum FactError {
 }
 
 /// Kernel lockdown mode: what even root may not do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lockdown {
     /// Off.
     None,
@@ -128,7 +126,7 @@ pub enum Lockdown {
 }
 
 /// Which pid namespace this process is in. In a nested one the pids of events are not those it sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PidNamespace {
     /// The first one.
     Host,
@@ -201,40 +199,6 @@ impl KernelFacts {
     pub fn why_unknown(&self, fact: &str) -> Option<&FactError> {
         self.unknown.iter().find(|entry| entry.fact == fact).map(|entry| &entry.error)
     }
-
-    /// The part that a recording keeps.
-    pub fn summary(&self) -> KernelSummary {
-        KernelSummary {
-            release: self.release.clone(),
-            boot_id: self.boot_id.clone(),
-            possible_cpus: self.possible_cpus,
-            page_size: self.page_size,
-            lockdown: self.lockdown,
-            pid_namespace: self.pid_namespace,
-            capabilities: self.capabilities,
-            unprivileged_bpf_disabled: self.unprivileged_bpf_disabled,
-            has_tracefs: self.tracefs.is_some(),
-            has_btf: self.btf_bytes.is_some(),
-            memory_cgroup: self.cgroups.memory_version(),
-        }
-    }
-}
-
-/// Facts for the header of a recording: what a reader on another machine needs, without paths of this one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "fields mean what they mean in KernelFacts")]
-pub struct KernelSummary {
-    pub release: String,
-    pub boot_id: String,
-    pub possible_cpus: u32,
-    pub page_size: u32,
-    pub lockdown: Lockdown,
-    pub pid_namespace: PidNamespace,
-    pub capabilities: CapabilitySet,
-    pub unprivileged_bpf_disabled: Option<u8>,
-    pub has_tracefs: bool,
-    pub has_btf: bool,
-    pub memory_cgroup: Option<CgroupVersion>,
 }
 
 /// Collects reasons while facts are read.

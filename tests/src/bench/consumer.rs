@@ -68,10 +68,9 @@ pub struct Times {
 /// # Errors
 /// It cannot be started, or cannot load.
 pub fn start(taker: Taker, task: &Task, places: Places) -> Result<Running> {
-    let own = std::env::current_exe().context("where this program is")?;
     let mut command = match taker {
-        Taker::Agent => Command::new(&own),
-        Taker::Bare => Command::new(beside(&own)?),
+        Taker::Agent => machine::own_program(),
+        Taker::Bare => Command::new(beside()?),
     };
     if taker == Taker::Agent {
         command.args(["role", "consume"]);
@@ -84,8 +83,8 @@ pub fn start(taker: Taker, task: &Task, places: Places) -> Result<Running> {
     Ok(Running(child))
 }
 
-fn beside(own: &std::path::Path) -> Result<PathBuf> {
-    let path = own.with_file_name("faultline-bare");
+fn beside() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("where this program is")?.with_file_name("faultline-bare");
     ensure!(path.is_file(), "{} is not there; `cargo xtask bench` builds it", path.display());
     Ok(path)
 }

@@ -6,13 +6,16 @@
 //! would measure the timer. The pauses vary by half, or they would fall into step with the agent's ticks.
 #![expect(unsafe_code, reason = "clone(2) with a stack of our own, and the child's own death")]
 
-use std::{ffi::CString, io::Write, process::Command};
+use std::{ffi::CString, io::Write};
 
 use anyhow::{Context, Result, bail, ensure};
 use faultline::clock::monotonic_ns;
 use nix::sys::prctl;
 
-use super::{machine::Owned, stats::Random};
+use super::{
+    machine::{self, Owned},
+    stats::Random,
+};
 
 /// How children die.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +77,7 @@ impl Made {
 /// # Errors
 /// It cannot be started.
 pub fn start(order: Order, name: &str, cpu: usize) -> Result<Running> {
-    let mut command = Command::new(std::env::current_exe().context("where this program is")?);
+    let mut command = machine::own_program();
     let (count, rate) = (order.count.to_string(), order.rate.to_string());
     command.args(["role", "generate", &count, &rate, order.death.word(), name]);
     Ok(Running(Owned::start(command, Some(cpu))?))

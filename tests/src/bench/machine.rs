@@ -230,6 +230,11 @@ pub fn resident(pid: u32) -> Result<(u64, u64)> {
     Ok((all, maps))
 }
 
+/// This program, for roles of its own; by a path that holds even if somebody builds a newer one meanwhile.
+pub fn own_program() -> Command {
+    Command::new("/proc/self/exe")
+}
+
 /// A folder of our own that goes with us.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
