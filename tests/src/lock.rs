@@ -20,6 +20,11 @@ pub fn machine() -> Result<Machine> {
     let path = std::env::temp_dir().join("faultline-tests.lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("cannot use the lock file {}", path.display()))?;
+    let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => return Ok(Machine(lock)),
+        Err((file, _)) => file,
+    };
+    eprintln!("waiting for another test of this machine to end (it holds {})", path.display());
     match Flock::lock(file, FlockArg::LockExclusive) {
         Ok(lock) => Ok(Machine(lock)),
         Err((_, errno)) => Err(errno).with_context(|| format!("cannot lock {}", path.display())),

@@ -7,6 +7,7 @@
 use std::{
     os::fd::AsFd,
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context, Result};
@@ -38,15 +39,20 @@ pub fn measure_runs(bench: &Bench, report: &mut Report) -> Result<()> {
     let mut loaded = loader::load(&machine::facts(), &config, &loader::Options::default())?;
     let _stats = enable_stats(Stats::RunTime).context("the kernel refuses BPF statistics")?;
     let workload = Workload::prepare()?;
-    let order = |death| Order { count: DEATHS, rate: 0, death };
-    let die = |death| generator::start(order(death), "fl-bench-gen", bench.places.generator)?.finish().map(drop);
+    let die = |death, rate| {
+        let order = Order { count: DEATHS, rate, death };
+        generator::start(order, "fl-bench-gen", bench.places.generator)?.finish().map(drop)
+    };
     let samples = if bench.quick { 3 } else { 9 };
     let rings = loaded.critical.take().into_iter().chain(loaded.bulk.take()).collect();
-    let mut book = Book { loaded: &loaded, rings, lines: Vec::new() };
-    book.take(samples, &["proc_exit", "block_"], "filtered", || workload.run(bench.places.generator).map(drop))?;
-    book.take(samples, &["proc_exit"], "submitted, critical", || die(Death::Killed))?;
-    book.take(samples, &["proc_exit"], "submitted, bulk", || die(Death::Failed))?;
-    book.take(if bench.quick { 5 } else { 15 }, &["tcp_", "oom_"], "submitted", faults)?;
+    let mut book = Book { loaded: &loaded, rings, waking: None, lines: Vec::new() };
+    let idle = || workload.run(bench.places.generator).map(drop);
+    book.take(samples, &["proc_exit", "block_"], "filtered", idle)?;
+    book.take(samples, &["proc_exit"], "submitted, critical", || die(Death::Killed, 0))?;
+    book.take(samples, &["proc_exit"], "submitted, bulk", || die(Death::Failed, 0))?;
+    book.waking = Some(bench.places.consumer);
+    book.take(samples, &["proc_exit"], "submitted, waking", || die(Death::Killed, 2000))?;
+    book.take(if bench.quick { 5 } else { 15 }, &["tcp_", "oom_"], "submitted, waking", faults)?;
     report_runs(&loaded, book.lines, report);
     Ok(())
 }
@@ -74,6 +80,9 @@ struct Book<'a> {
     loaded: &'a Loaded,
     /// Emptied after each sample: a full ring would be measured as a cheap one.
     rings: Vec<RingBuf<MapData>>,
+    /// A CPU whose thread empties the rings meanwhile: then each record finds its reader waiting, and raises the
+    /// interrupt that wakes it, which is the dearest thing a program can do.
+    waking: Option<usize>,
     lines: Vec<Line>,
 }
 
@@ -89,8 +98,7 @@ impl Book<'_> {
         let mut lines: Vec<Line> = Vec::new();
         for _ in 0..samples {
             let before = totals(self.loaded);
-            workload()?;
-            self.rings.iter_mut().for_each(|ring| while ring.next().is_some() {});
+            self.run(&mut workload)?;
             for (old, new) in before.iter().zip(totals(self.loaded)) {
                 let runs = new.runs - old.runs;
                 if runs == 0 || !prefixes.iter().any(|prefix| new.program.starts_with(prefix)) {
@@ -109,6 +117,30 @@ impl Book<'_> {
         self.lines.append(&mut lines);
         Ok(())
     }
+
+    fn run(&mut self, workload: &mut impl FnMut() -> Result<()>) -> Result<()> {
+        let Some(cpu) = self.waking else {
+            workload()?;
+            empty(&mut self.rings);
+            return Ok(());
+        };
+        let (done, rings) = (AtomicBool::new(false), &mut self.rings);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _ = machine::pin(cpu);
+                while !done.load(Ordering::Acquire) {
+                    empty(rings);
+                }
+            });
+            let result = workload();
+            done.store(true, Ordering::Release);
+            result
+        })
+    }
+}
+
+fn empty(rings: &mut [RingBuf<MapData>]) {
+    rings.iter_mut().for_each(|ring| while ring.next().is_some() {});
 }
 
 struct Total {

@@ -81,7 +81,7 @@ impl Measure {
             Some(bar) => format!("{} ({})", if bar.passed { "pass" } else { "MISSED" }, bar.wanted),
         };
         let line = format!(
-            "{:<38} {:>12} {:<9} {:>12} {:>8} {:>19}  {}",
+            "{:<44} {:>12} {:<9} {:>12} {:>8} {:>19}  {}",
             self.name,
             number(self.value),
             self.unit,
@@ -121,7 +121,7 @@ impl Report {
         if !json {
             let head = ["measure", "value", "unit", "baseline", "ratio", "95% interval"];
             let [name, value, unit, baseline, ratio, interval] = head;
-            report.say(&format!("{name:<38} {value:>12} {unit:<9} {baseline:>12} {ratio:>8} {interval:>19}"));
+            report.say(&format!("{name:<44} {value:>12} {unit:<9} {baseline:>12} {ratio:>8} {interval:>19}"));
         }
         report
     }
@@ -144,7 +144,7 @@ impl Report {
         self.failed.push(name.to_owned());
         let line = match self.json {
             true => json!({ "type": "bench", "name": name, "value": null, "error": format!("{error:#}") }).to_string(),
-            false => format!("{name:<38} could not be measured: {error:#}"),
+            false => format!("{name:<44} could not be measured: {error:#}"),
         };
         self.say(&line);
     }

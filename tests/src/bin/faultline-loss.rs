@@ -21,6 +21,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use faultline_tests::{lock, program};
 use serde_json::Value;
 
 /// Runs that may be disturbed before the machine is called too busy.
@@ -31,10 +32,9 @@ fn main() -> ExitCode {
     let done = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["generate", count] => count.parse().context("a count").and_then(generate),
         ["generate-pairs", count] => count.parse().context("a count").and_then(generate_pairs),
-        [] => prove(1_000_000, Path::new("faultline")),
-        [count] => count.parse().context("a count").and_then(|n| prove(n, Path::new("faultline"))),
-        [count, agent] => count.parse().context("a count").and_then(|n| prove(n, Path::new(agent))),
-        _ => Err(anyhow::anyhow!("usage: faultline-loss [COUNT [PATH-OF-FAULTLINE]]")),
+        [] => prove(1_000_000),
+        [count] => count.parse().context("a count").and_then(prove),
+        _ => Err(anyhow::anyhow!("usage: faultline-loss [COUNT]")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -165,7 +165,9 @@ const SCENARIOS: [Scenario; 3] = [
     },
 ];
 
-fn prove(count: u64, agent: &Path) -> Result<()> {
+fn prove(count: u64) -> Result<()> {
+    let agent = program::faultline()?;
+    let _alone = lock::machine()?;
     for scenario in &SCENARIOS {
         let mut tries = 0..TRIES;
         while !run(scenario, count / scenario.share, agent).with_context(|| scenario.name.to_owned())? {

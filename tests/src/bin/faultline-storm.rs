@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use faultline_tests::{agent::Agent, inject, program};
+use faultline_tests::{agent::Agent, inject, lock, program};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
 }
 
 fn both() -> Result<()> {
+    let _alone = lock::machine()?;
     let crashes = || Ok(Command::new(std::env::current_exe()?).arg("crash-storm").status()?.success());
     let limits = "[limits]\nexit_per_executable = 10000000\n";
     storm("crash storm", limits, "process_exit", "limited", crashes)?;

@@ -36,7 +36,23 @@ pub const STEPS: &[Step] = &[
         &["clippy", "--workspace", "--exclude", "faultline-ebpf", "--all-targets", "--", "-D", "warnings"],
     ),
     Step::cargo("unit", "unit and property tests", &["test"]),
+    Step::cargo(
+        "release",
+        "the agent and the test programs, optimised",
+        &["build", "--release", "--package", "faultline", "--package", "faultline-tests"],
+    )
+    .essential(),
     Step::cargo("host", "tests on this machine", &["test", "--release", "--package", "faultline-tests"]),
+    Step::cargo(
+        "storm",
+        "an OOM kill in the middle of storms that overflow the rings",
+        &["run", "--release", "--package", "faultline-tests", "--bin", "faultline-storm"],
+    ),
+    Step::cargo(
+        "loss",
+        "every one of a million events is in the books",
+        &["run", "--release", "--package", "faultline-tests", "--bin", "faultline-loss"],
+    ),
     Step::vm(
         "vm-5.10.218",
         "all faults observed on 5.10.218",
