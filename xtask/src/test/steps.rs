@@ -52,18 +52,7 @@ pub const STEPS: &[Step] = &[
     Step::vm(
         "loss",
         "every one of some hundred thousand events is in the books",
-        &[
-            "vm",
-            "--kernel",
-            "6.12",
-            "--timeout",
-            "600",
-            "--file",
-            "target/release/faultline-loss",
-            "--",
-            "faultline-loss",
-            "150000",
-        ],
+        &["vm", "--kernel", "6.12", "--timeout", "600", "--", "faultline-loss", "150000"],
     ),
     Step::vm(
         "vm-5.10.218",
