@@ -63,6 +63,37 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// The same command, ended by `signal` when this process ends, even when it is killed: nothing that we started may outlive us unseen.
+/// Without util-linux's `setpriv` the command is left as it is. To be started from the main thread, whose end is what the kernel watches.
+pub fn bound_to_us(signal: &str, inner: &Command) -> Command {
+    let Some(setpriv) = find("setpriv") else { return prefixed(Command::new(inner.get_program()), inner) };
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", signal]).arg(inner.get_program());
+    prefixed(command, inner)
+}
+
+/// `outer` with the arguments and the environment of `inner`.
+fn prefixed(mut outer: Command, inner: &Command) -> Command {
+    outer.args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    if let Some(folder) = inner.get_current_dir() {
+        outer.current_dir(folder);
+    }
+    outer
+}
+
+/// The same command under `timeout`, in a process group of its own, so that whatever a hanging program started ends with it.
+pub fn limited(inner: &Command, seconds: u32) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg("--kill-after=10").arg(seconds.to_string()).arg(inner.get_program());
+    prefixed(command, inner)
+}
+
 /// Finds a program on `PATH`, and in the `sbin` folders that a normal user's `PATH` leaves out.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -6,7 +6,7 @@
 mod steps;
 
 use std::fs::File;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -97,7 +97,8 @@ fn one(step: &Step) -> Result<Verdict> {
 
 fn execute(step: &Step, log: &std::path::Path) -> Result<()> {
     let file = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
-    let mut command = limited(&step.command(), step.limit_s);
+    // Bound to us, because Ctrl-C reaches only the terminal's own process group.
+    let mut command = process::bound_to_us("TERM", &process::limited(&step.command(), step.limit_s));
     // Logs are read in editors and on build servers.
     command.envs([("CARGO_TERM_COLOR", "never"), ("TERM", "dumb")]);
     command.current_dir(workspace::root()).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
@@ -107,27 +108,6 @@ fn execute(step: &Step, log: &std::path::Path) -> Result<()> {
         Some(124 | 137) => bail!("`{}` did not end within {} s", step.line(), step.limit_s),
         _ => bail!("`{}` ended with {status}", step.line()),
     }
-}
-
-/// Under `timeout`, in a process group of its own, so that whatever a hanging test started ends with it; `setpriv` ends the step when xtask is
-/// ended (Ctrl-C reaches only the terminal's own group).
-fn limited(inner: &Command, seconds: u32) -> Command {
-    let mut command = match process::find("setpriv") {
-        Some(setpriv) => {
-            let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "TERM", "timeout"]);
-            command
-        }
-        None => Command::new("timeout"),
-    };
-    command.arg("--kill-after=10").arg(seconds.to_string()).arg(inner.get_program()).args(inner.get_args());
-    for (name, value) in inner.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command
 }
 
 fn summary(rows: &[(&str, Verdict, Duration)]) -> ExitCode {

@@ -117,7 +117,8 @@ impl Step {
                 command
             }
             Run::Xtask(arguments) => {
-                let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "xtask".into()));
+                // Not the path of the file: an edit and a build during a long run replace that.
+                let mut command = Command::new(format!("/proc/{}/exe", std::process::id()));
                 command.args(arguments);
                 command
             }

@@ -159,9 +159,7 @@ pub fn run(request: &VmRequest, stdout: Sink, stderr: Sink) -> Result<VmOutcome>
     let kernel = request.kernel.ensure()?;
     let modules = modules::archive(&kernel, &tools)?;
     let qemu = tools::qemu()?;
-    let folder = std::env::temp_dir().join(format!("faultline-vm-{}-{}", std::process::id(), request.kernel.name));
-    cache::remove(&folder)?;
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let folder = run_folder(request.kernel)?;
     let machine = Machine {
         kernel: kernel.image,
         initrd: folder.join("initrd"),
@@ -174,7 +172,7 @@ pub fn run(request: &VmRequest, stdout: Sink, stderr: Sink) -> Result<VmOutcome>
     };
     image::write(&machine.initrd, &tools, &modules, &init, &request.files, &plan(request))?;
     let clock = ui::Clock::start();
-    let status = machine.run(qemu, stdout, stderr).inspect_err(|_| drop(fs::remove_file(&machine.initrd)))?;
+    let status = machine.run(qemu, stdout, stderr).inspect_err(|_| keep_console(&folder))?;
     let took = clock.elapsed();
     let unpacked = request.out.as_ref().map_or(Ok(()), |out| unpack_results(&folder.join("out.tar"), out));
     cache::remove(&folder)?;
@@ -184,6 +182,37 @@ pub fn run(request: &VmRequest, stdout: Sink, stderr: Sink) -> Result<VmOutcome>
         plan::INIT_FAILED => bail!("no verdict: the guest's init failed (its message is above)"),
         status if status > plan::LARGEST => bail!("no verdict: {status} is no status that the guest's init writes"),
         status => Ok(VmOutcome { status, took }),
+    }
+}
+
+/// Start of the names of folders of runs; the process that made one comes next in its name.
+const RUN: &str = "faultline-vm-";
+
+/// Files of a run that are large.
+const BULK: [&str; 3] = ["initrd", "out.tar", "disk"];
+
+/// A new folder for this run. Those of runs that were killed go, as no one else will remove them.
+fn run_folder(kernel: &Kernel) -> Result<PathBuf> {
+    let parent = std::env::temp_dir();
+    for entry in fs::read_dir(&parent).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(RUN).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        let abandoned = owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists());
+        // Without the bulk it is a console that was kept for people to read.
+        if abandoned && entry.path().join(BULK[0]).exists() {
+            let _ = cache::remove(&entry.path());
+        }
+    }
+    let folder = parent.join(format!("{RUN}{}-{}", std::process::id(), kernel.name));
+    cache::remove(&folder)?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// After a run without a verdict: the console stays.
+fn keep_console(folder: &Path) {
+    for name in BULK {
+        let _ = fs::remove_file(folder.join(name));
     }
 }
 

@@ -49,7 +49,8 @@ impl Machine {
     pub fn run(&self, qemu: Command, stdout: Sink, stderr: Sink) -> Result<u8> {
         let out = Port::listen(&self.folder.join("out"), stdout)?;
         let err = Port::listen(&self.folder.join("err"), stderr)?;
-        let mut command = self.command(qemu);
+        let mut command = process::bound_to_us("KILL", &self.arguments(qemu));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start `{}`", process::describe(&command)))?;
         let (said, timed_out) = wait(&mut child, self.timeout);
         let status = child.wait().context("cannot wait for QEMU")?;
@@ -78,7 +79,7 @@ impl Machine {
         )
     }
 
-    fn command(&self, mut command: Command) -> Command {
+    fn arguments(&self, mut command: Command) -> Command {
         let accelerator = if can_virtualise() {
             ["-accel", "kvm", "-accel", "tcg"].as_slice()
         } else {
@@ -108,7 +109,6 @@ impl Machine {
             .arg(&self.initrd)
             .args(["-append", &self.append])
             .args(&self.disks);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command
     }
 }
