@@ -13,7 +13,7 @@ use crate::{
         bounded::BoundedMap,
         entity::Entity,
         evidence::{Evidence, Value},
-        fault::{Fault, Kind, Signal, State},
+        fault::{Class, Fault, Kind, Signal, State},
     },
 };
 
@@ -122,10 +122,14 @@ fn again(life: &mut Life, signal: &Signal, now_ns: u64, lossy: bool) -> Option<F
     life.signals += 1;
     life.last_signal_ns = now_ns;
     merge(&mut life.fault.evidence, &signal.evidence);
-    let worse = signal.severity > life.fault.severity;
+    // Wrong data is news even on a disk that already fails, and stays the class of the fault from then on.
+    let corrupts = class(signal) == Class::DataCorruption && life.fault.class != Class::DataCorruption;
+    let worse = signal.severity > life.fault.severity || corrupts;
     if worse {
-        life.fault.severity = signal.severity;
-        life.fault.class = class(signal);
+        life.fault.severity = life.fault.severity.max(signal.severity);
+        if life.fault.class != Class::DataCorruption {
+            life.fault.class = class(signal);
+        }
     }
     let back = life.fault.state == State::Clearing;
     if back {
@@ -198,6 +202,17 @@ mod tests {
         let mut life = LifeCycle::new(&RULE);
         run(&mut life, &signal(1, Severity::Warning), 0);
         assert_eq!(run(&mut life, &signal(1, Severity::Critical), 1)[0].severity, Severity::Critical);
+    }
+
+    #[test]
+    fn corruption_on_a_failing_disk_is_news_and_stays() {
+        let mut life = LifeCycle::new(&RULE);
+        run(&mut life, &signal(1, Severity::Critical), 0);
+        let corrupt = Signal { evidence: Evidence::EMPTY.flag("protection", true), ..signal(1, Severity::Critical) };
+        let told = run(&mut life, &corrupt, 1);
+        assert_eq!((told[0].id, told[0].class), (1, Class::DataCorruption));
+        assert!(run(&mut life, &signal(1, Severity::Critical), 2).is_empty());
+        assert_eq!(tick(&mut life, 200), [State::Clearing]);
     }
 
     #[test]

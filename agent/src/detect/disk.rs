@@ -154,7 +154,8 @@ impl Detector for Disk {
         let Event::BlockIo(io) = event else { return };
         match errno(io) {
             0 => {
-                if let Some(latency) = latency_ns(io) {
+                // A raw command (firmware, SMART) may take its time; it is not I/O of anybody's data.
+                if let Some(latency) = latency_ns(io).filter(|_| !is_passthrough(io.op)) {
                     self.outlier(io, latency, out);
                 }
             }
