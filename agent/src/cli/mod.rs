@@ -114,6 +114,10 @@ enum CliError {
         "--hook {given}: expected SENSOR=RUNG with SENSOR one of {sensors} and RUNG one of tp_btf, raw_tp, tracepoint"
     )]
     Hook { given: String, sensors: String },
+    #[error(
+        "the reactor thread panicked, so nothing was judged after that; its message is above: please report it with the recording, if there is one"
+    )]
+    Reactor,
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
     #[error("{what}: {source}; too many open files or too little memory for the agent")]

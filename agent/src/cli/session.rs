@@ -297,8 +297,7 @@ impl Running {
         let reactor = self.reactor;
         let joined = tokio::task::spawn_blocking(move || reactor.join()).await;
         let Ok(Ok((engine, tally))) = joined else {
-            let source = std::io::Error::other("the reactor thread panicked");
-            return Err(CliError::System { what: "reactor", source });
+            return Err(CliError::Reactor);
         };
         (self.finish_lines)();
         let lines = tokio::time::timeout(FINISH, self.lines).await;
