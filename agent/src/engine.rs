@@ -20,7 +20,7 @@ use crate::{
         entity::Tree,
         event::Event,
         fault::Kind,
-        input::{Fact, Input},
+        input::{CounterReading, Fact, Input},
         output::Output,
     },
 };
@@ -71,6 +71,16 @@ impl Engine {
         self.now_ns
     }
 
+    /// Faults opened so far.
+    pub fn opened(&self) -> u64 {
+        self.life.opened()
+    }
+
+    /// The latest kernel-side counters.
+    pub fn counters(&self) -> Option<&CounterReading> {
+        self.ledger.latest()
+    }
+
     /// Faults that are open or clearing.
     pub fn alive(&self) -> usize {
         self.life.alive()
@@ -91,7 +101,6 @@ impl Engine {
             Fact::Counters(reading) => {
                 self.now_ns = self.now_ns.max(reading.now_ns);
                 self.ledger.counters(reading, out);
-                out.push(Output::Counters(*reading));
             }
             Fact::Cgroups(names) => {
                 names.iter().for_each(|name| self.context.units.learn(name));

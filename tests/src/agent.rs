@@ -226,6 +226,26 @@ impl Agent {
         self.finish(start)
     }
 
+    /// Makes the pipe of the lines hold one page, so that a few lines fill it.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn narrow_pipe(&self) -> Result<()> {
+        fcntl(&self.stdout, FcntlArg::F_SETPIPE_SZ(4096)).context("cannot narrow the pipe")?;
+        Ok(())
+    }
+
+    /// Sends a signal and waits for the end without reading any more lines; the pipe stays open.
+    ///
+    /// # Errors
+    /// It cannot be sent, or the agent does not end.
+    pub fn stop_unread(mut self, signal: Signal) -> Result<Ended> {
+        let start = monotonic_ns();
+        kill(self.pid(), signal).context("cannot signal the agent")?;
+        self.ended = true;
+        self.finish(start)
+    }
+
     /// Waits for an end by itself.
     ///
     /// # Errors

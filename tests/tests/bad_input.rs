@@ -260,7 +260,7 @@ fn full_disk() -> anyhow::Result<()> {
     let expected = Crash.inject(&[])?;
     agent.wait_for(&expected.describe(), |line| expected.is(line))?;
     let ended = agent.stop(Signal::SIGTERM)?;
-    assert_eq!(ended.code()?, 0, "{}", ended.stderr);
+    assert_eq!(ended.code()?, 1, "a recording that broke off is a finding: {}", ended.stderr);
     ended.summary()?;
     let replayed = recordings::replay(&path, |_| {})?;
     assert_eq!(replayed.code()?, 1, "{}", replayed.stderr);

@@ -152,6 +152,23 @@ fn a_reader_that_goes_away_ends_it() {
 }
 
 #[test]
+fn a_reader_that_hangs_costs_lines_and_not_the_summary() {
+    let Some(_machine) = machine("a_reader_that_hangs_costs_lines_and_not_the_summary") else { return };
+    let agent = Agent::start(&[]).unwrap();
+    agent.narrow_pipe().unwrap();
+    for _ in 0..200 {
+        Command::new("false").status().unwrap();
+    }
+    let ended = agent.stop_unread(Signal::SIGTERM).unwrap();
+    assert_eq!(ended.code().unwrap(), 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains("nobody reads the lines"), "{}", ended.stderr);
+    let summary = ended.stderr.lines().find(|line| line.contains(r#""type":"summary""#));
+    let summary = agent::Line::read(summary.expect("the summary on standard error")).unwrap();
+    assert!(summary.value["sensors"]["process_exit"]["decoded"].as_u64().unwrap() >= 200, "{}", summary.text);
+    eprintln!("with a reader that hangs: ended in {:?}", ended.took);
+}
+
+#[test]
 fn only_one_agent_of_a_node_may_act() {
     let Some(_machine) = machine("only_one_agent_of_a_node_may_act") else { return };
     one_acts().unwrap();

@@ -93,6 +93,11 @@ impl LifeCycle {
         });
     }
 
+    /// Faults opened so far; the latest has this number.
+    pub fn opened(&self) -> u64 {
+        self.last_id
+    }
+
     /// Faults that are open or clearing.
     pub fn alive(&self) -> usize {
         self.alive.len()

@@ -6,6 +6,7 @@ mod doctor;
 mod drill;
 mod replay;
 mod run;
+mod running;
 mod session;
 
 use std::{

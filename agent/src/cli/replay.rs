@@ -7,7 +7,7 @@ use crate::{
     config::{Config, Mode},
     decode::Decoder,
     engine::Engine,
-    export::{Exporter, HealthLine},
+    export::{Exporter, HealthLine, Summary},
     model::output::{LossReason, Output},
     reactor,
     source::{recording::Header, replay::Replay},
@@ -53,7 +53,7 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<ExitCode, CliError> {
         }
     });
     printed?;
-    exporter.summary(&exporter.sum_up(&engine, tally, engine.now_ns(), 0), &mut text);
+    exporter.summary(&Summary::new(&engine, tally, 0), &mut text);
     print(&text)?;
     match source.error() {
         Some(error) => Err(error.into()),

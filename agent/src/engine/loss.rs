@@ -69,6 +69,11 @@ impl Ledger {
         }));
     }
 
+    /// The latest reading.
+    pub fn latest(&self) -> Option<&CounterReading> {
+        self.last.as_ref()
+    }
+
     /// Whether the sensor lost something lately.
     pub fn is_lossy(&self, sensor: u16, now_ns: u64) -> bool {
         self.last_loss_ns[usize::from(sensor)].is_some_and(|at| now_ns.saturating_sub(at) < LOSSY_NS)

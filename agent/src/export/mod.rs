@@ -38,8 +38,6 @@ pub struct Exporter {
     format: Format,
     events: bool,
     names: Names,
-    counters: Option<CounterReading>,
-    opened: u64,
 }
 
 /// A sensor's health at the moment of printing.
@@ -88,6 +86,18 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// From the books of the engine and the reactor.
+    pub fn new(engine: &Engine, tally: Tally, lost_lines: u64) -> Self {
+        Self {
+            at_ns: engine.now_ns(),
+            tally,
+            counters: engine.counters().copied(),
+            faults: engine.opened(),
+            alive: engine.alive() as u64,
+            lost_lines,
+        }
+    }
+
     /// Records submitted by the kernel side that neither decoded nor were malformed.
     pub fn in_flight(&self, sensor: usize) -> u64 {
         let submitted = self.counters.map_or(0, |c| c.sums[sensor][faultline_common::counter::SUBMITTED]);
@@ -98,7 +108,7 @@ impl Summary {
 impl Exporter {
     /// A new exporter; `events` says whether every kernel event gets a line.
     pub fn new(anchor: ClockAnchor, format: Format, events: bool) -> Self {
-        Self { anchor, format, events, names: Names::default(), counters: None, opened: 0 }
+        Self { anchor, format, events, names: Names::default() }
     }
 
     /// Appends the line of an output to `out`, if it has one.
@@ -106,22 +116,16 @@ impl Exporter {
         match output {
             Output::Cgroups(names) => self.names.learn_cgroups(names),
             Output::Devices(names) => self.names.learn_devices(names),
-            Output::Counters(reading) => self.counters = Some(*reading),
             Output::Unresolved { .. } => {}
             Output::Event(event) if self.events => match self.format {
                 Format::Json => json::event(self, event, out),
                 Format::Text { colour } => text::event(self, event, colour, out),
             },
             Output::Event(_) => {}
-            Output::Fault(fault) => {
-                if fault.state == crate::model::fault::State::Open && fault.at_ns == fault.opened_ns {
-                    self.opened = self.opened.max(fault.id);
-                }
-                match self.format {
-                    Format::Json => json::fault(self, fault, decided_ns, out),
-                    Format::Text { colour } => text::fault(self, fault, decided_ns, colour, out),
-                }
-            }
+            Output::Fault(fault) => match self.format {
+                Format::Json => json::fault(self, fault, decided_ns, out),
+                Format::Text { colour } => text::fault(self, fault, decided_ns, colour, out),
+            },
             Output::Loss(loss) => match self.format {
                 Format::Json => json::loss(self, loss, out),
                 Format::Text { colour } => text::loss(self, loss, colour, out),
@@ -143,11 +147,6 @@ impl Exporter {
             Format::Json => json::summary(self, summary, out),
             Format::Text { .. } => text::summary(summary, out),
         }
-    }
-
-    /// What the run came to, from the exporter's own book and the reactor's.
-    pub fn sum_up(&self, engine: &Engine, tally: Tally, at_ns: u64, lost_lines: u64) -> Summary {
-        Summary { at_ns, tally, counters: self.counters, faults: self.opened, alive: engine.alive() as u64, lost_lines }
     }
 
     /// The tables of names.

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use faultline_common::{counter::COUNTERS, sensor::SENSORS};
 use serde::{Deserialize, Serialize};
 
+pub use super::counters::CounterReading;
 use super::event::Event;
 
 /// One numbered step of the engine.
@@ -62,17 +62,6 @@ pub struct DiskReading {
     pub p50_ns: u64,
     /// 99th percentile, ns (upper bound of its bucket).
     pub p99_ns: u64,
-}
-
-/// Sums over all CPUs of the kernel-side counters, since the programs were loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CounterReading {
-    /// When they were read, ns.
-    pub now_ns: u64,
-    /// `[sensor][counter]`, see `faultline_common::counter`.
-    pub sums: [[u64; COUNTERS]; SENSORS],
-    /// Runs that the kernel itself skipped; `None` where it does not tell.
-    pub missed: [Option<u64>; SENSORS],
 }
 
 /// A cgroup's id and path.

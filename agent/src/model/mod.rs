@@ -2,6 +2,7 @@
 //! room of the agent speaks through these.
 
 pub mod bounded;
+pub mod counters;
 pub mod entity;
 pub mod event;
 pub mod evidence;

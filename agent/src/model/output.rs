@@ -5,11 +5,12 @@ use std::sync::Arc;
 use super::{
     event::Event,
     fault::Fault,
-    input::{CgroupName, CounterReading, DeviceName},
+    input::{CgroupName, DeviceName},
 };
 
 /// One thing the engine said.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a boxed fault would be allocated on the reactor's path")]
 pub enum Output {
     /// A kernel event passed.
     Event(Event),
@@ -26,8 +27,18 @@ pub enum Output {
         /// kernfs node id.
         id: u64,
     },
-    /// The latest kernel-side counters.
-    Counters(CounterReading),
+}
+
+impl Output {
+    /// Engine time of what is said, ns; 0 for names, which have none.
+    pub fn at_ns(&self) -> u64 {
+        match self {
+            Self::Event(event) => event.header().ktime_ns,
+            Self::Fault(fault) => fault.at_ns,
+            Self::Loss(loss) => loss.to_ns,
+            Self::Cgroups(_) | Self::Devices(_) | Self::Unresolved { .. } => 0,
+        }
+    }
 }
 
 /// Events that did not reach the engine.

@@ -15,21 +15,31 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::{EventSource, Taken, queue::Doorbell, recorder::Tee};
+use super::{
+    EventSource, Taken,
+    queue::Doorbell,
+    recorder::{LastGap, Tee},
+};
 use crate::{clock, config::Spin, decode::MAX_FRAME, model::input::Fact};
 
 /// Time between ticks, ns.
 const TICK_NS: u64 = 250_000_000;
-/// Longest drain after a stop, ns; the agent promises 2 s in all.
-const DRAIN_NS: u64 = 1_500_000_000;
 
 /// What the reactor thread and its owner share.
 #[derive(Debug, Default)]
 pub struct Control {
-    /// The programs are detached: drain and end.
-    pub stop: AtomicBool,
+    stop: AtomicBool,
+    drain_until_ns: AtomicU64,
     /// Times the source went to sleep, for `bench`.
     pub sleeps: AtomicU64,
+}
+
+impl Control {
+    /// The programs are detached: drain and end, at this time (CLOCK_MONOTONIC ns) even if there is more.
+    pub fn stop_by(&self, drain_until_ns: u64) {
+        self.drain_until_ns.store(drain_until_ns, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Release);
+    }
 }
 
 /// Where the last facts come from once the rings are empty.
@@ -117,6 +127,11 @@ impl Live {
         })
     }
 
+    /// Inputs that the recording still lacks, to be written behind everything else.
+    pub fn last_gap(&self) -> Option<LastGap> {
+        self.tee.as_ref().and_then(Tee::last_gap)
+    }
+
     /// Numbers a fact and hands it over.
     fn hand(&mut self, fact: Fact) -> Taken<'static> {
         self.seq += 1;
@@ -174,7 +189,7 @@ impl Live {
 
     fn begin_drain(&mut self) -> Taken<'static> {
         self.now_ns = self.now_ns.max(clock::monotonic_ns());
-        self.state = State::Draining { until_ns: self.now_ns + DRAIN_NS };
+        self.state = State::Draining { until_ns: self.control.drain_until_ns.load(Ordering::Relaxed) };
         self.hand(Fact::Stopping { now_ns: self.now_ns })
     }
 }

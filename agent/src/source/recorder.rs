@@ -5,8 +5,8 @@
 //! assembles records, compresses and writes. A full disk ends the recording, not the agent.
 
 use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
 };
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -20,7 +20,7 @@ use crate::model::input::Fact;
 
 /// Bytes that may wait for the disk.
 const QUEUE: usize = 8 << 20;
-/// Largest serialised fact; the initial list of cgroups is split to stay below.
+/// Largest serialised fact; the resolver splits its lists of cgroups to stay far below.
 const SCRATCH: usize = 256 << 10;
 /// In the queue: kind, length, sequence number.
 const HEAD: usize = 1 + 4 + 8;
@@ -30,7 +30,7 @@ pub struct Tee {
     queue: Producer<u8>,
     bell: Arc<Doorbell>,
     scratch: Vec<u8>,
-    gap: Option<Gap>,
+    gap: Option<LastGap>,
     lost: Arc<AtomicU64>,
 }
 
@@ -38,11 +38,14 @@ pub struct Tee {
 pub struct Tail {
     queue: Consumer<u8>,
     bell: Arc<Doorbell>,
-    /// Set by the owner when the reactor has ended.
-    pub finished: Arc<AtomicBool>,
+    /// Set by the owner when the reactor has ended, with the gap that the tee could not write any more.
+    finished: Arc<OnceLock<Option<LastGap>>>,
     /// Inputs that did not fit into the queue.
     pub lost: Arc<AtomicU64>,
 }
+
+/// A gap and the number of the first input that it stands for.
+pub type LastGap = (u64, Gap);
 
 /// Both halves.
 ///
@@ -53,7 +56,7 @@ pub fn pair() -> nix::Result<(Tee, Tail)> {
     let bell = Doorbell::new()?;
     let lost = Arc::new(AtomicU64::new(0));
     let tee = Tee { queue: producer, bell: bell.clone(), scratch: vec![0; SCRATCH], gap: None, lost: lost.clone() };
-    Ok((tee, Tail { queue: consumer, bell, finished: Arc::new(AtomicBool::new(false)), lost }))
+    Ok((tee, Tail { queue: consumer, bell, finished: Arc::new(OnceLock::new()), lost }))
 }
 
 impl Tee {
@@ -70,7 +73,7 @@ impl Tee {
                 let len = bytes.len();
                 self.record(RecordKind::Input, seq, at_ns, &scratch[..len]);
             }
-            Err(_) => self.skip(at_ns),
+            Err(_) => self.skip(seq, at_ns),
         }
         self.scratch = scratch;
     }
@@ -81,22 +84,27 @@ impl Tee {
     }
 
     fn record(&mut self, kind: RecordKind, seq: u64, at_ns: u64, body: &[u8]) {
-        if let Some(gap) = self.gap {
-            if !self.push(RecordKind::Gap, seq, &gap.encode()) {
-                self.skip(at_ns);
+        if let Some((first, gap)) = self.gap {
+            if !self.push(RecordKind::Gap, first, &gap.encode()) {
+                self.skip(seq, at_ns);
                 return;
             }
             self.gap = None;
         }
         if !self.push(kind, seq, body) {
-            self.skip(at_ns);
+            self.skip(seq, at_ns);
         }
         self.bell.ring();
     }
 
-    fn skip(&mut self, at_ns: u64) {
+    /// The gap that no later input could be written behind; the tail writes it last.
+    pub fn last_gap(&self) -> Option<LastGap> {
+        self.gap
+    }
+
+    fn skip(&mut self, seq: u64, at_ns: u64) {
         self.lost.fetch_add(1, Ordering::Relaxed);
-        let gap = self.gap.get_or_insert(Gap { count: 0, from_ns: at_ns, to_ns: at_ns });
+        let (_, gap) = self.gap.get_or_insert((seq, Gap { count: 0, from_ns: at_ns, to_ns: at_ns }));
         gap.count += 1;
         gap.to_ns = gap.to_ns.max(at_ns);
     }
@@ -136,7 +144,7 @@ pub fn write(mut tail: Tail, mut writer: RecordingWriter<std::fs::File>) -> Resu
     let mut pending = BytesMut::with_capacity(1 << 16);
     loop {
         // Read before the queue: what is pushed before the reactor ends is then still seen.
-        let finished = tail.finished.load(Ordering::Acquire);
+        let finished = tail.finished.get().copied();
         let took = take(&mut tail.queue, &mut pending);
         if let Err(error) = drain(&mut pending, &mut writer) {
             // Leave a valid file behind; the reader reports a torn tail either way.
@@ -146,20 +154,23 @@ pub fn write(mut tail: Tail, mut writer: RecordingWriter<std::fs::File>) -> Resu
         if took {
             continue;
         }
-        if finished {
+        if let Some(last_gap) = finished {
+            if let Some((seq, gap)) = last_gap {
+                writer.append_gap(seq, gap)?;
+            }
             return writer.finish();
         }
         writer.flush_block()?;
-        tail.bell.wait(1000, || tail.queue.is_empty() && !tail.finished.load(Ordering::Acquire));
+        tail.bell.wait(1000, || tail.queue.is_empty() && tail.finished.get().is_none());
     }
 }
 
 impl Tail {
-    /// A handle that ends [`write`] once the queue is empty.
-    pub fn finisher(&self) -> impl FnOnce() + Send + use<> {
+    /// A handle that ends [`write`] once the queue is empty. It takes what [`Tee::last_gap`] said at the end.
+    pub fn finisher(&self) -> impl FnOnce(Option<LastGap>) + Send + use<> {
         let (finished, bell) = (self.finished.clone(), self.bell.clone());
-        move || {
-            finished.store(true, Ordering::Release);
+        move |last_gap| {
+            let _ = finished.set(last_gap);
             bell.ring_always();
         }
     }
@@ -189,4 +200,32 @@ fn drain(pending: &mut BytesMut, writer: &mut RecordingWriter<std::fs::File>) ->
         writer.append(RecordKind::from_code(kind), seq, &body)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::recording::{End, RecordingReader, tests::header};
+
+    #[test]
+    fn what_did_not_fit_until_the_end_is_in_the_file_as_a_gap() {
+        let path = std::env::temp_dir().join(format!("faultline-recorder-{}.flt", std::process::id()));
+        let (mut tee, tail) = pair().expect("eventfd");
+        let frame = vec![7; 64 << 10];
+        let total = (QUEUE / frame.len()) as u64 + 10;
+        (1..=total).for_each(|seq| tee.frame(seq, seq * 10, &frame));
+        let (first, gap) = tee.last_gap().expect("the queue is too short for all");
+        assert_eq!((first + gap.count, gap.from_ns, gap.to_ns), (total + 1, first * 10, total * 10));
+        tail.finisher()(tee.last_gap());
+        write(tail, RecordingWriter::create(&path, &header()).expect("a temporary file")).expect("room on disk");
+        let mut reader = RecordingReader::open(&path).expect("a recording");
+        let mut kinds = Vec::new();
+        while let Some(record) = reader.next().expect("an intact file") {
+            kinds.push((record.kind, record.seq));
+        }
+        std::fs::remove_file(&path).expect("clean up");
+        assert_eq!(kinds.last(), Some(&(RecordKind::Gap, first)));
+        assert_eq!(kinds.len() as u64, first, "every frame before the gap, and the gap");
+        assert_eq!(reader.end(), End::Clean);
+    }
 }

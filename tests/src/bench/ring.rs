@@ -95,7 +95,7 @@ impl Level {
         let made = generator::start(self.order, NAME, bench.places.generator)?.finish();
         loaded.detach();
         wait_for_programs();
-        control.stop.store(true, Ordering::Release);
+        control.stop_by(u64::MAX);
         let stopping = faultline::model::input::Fact::Tick { now_ns: monotonic_ns() };
         ensure!(sender.send(stopping), "the consumer's queue of facts is full");
         let (arrived, delays) = consumer.join().map_err(|_| anyhow::anyhow!("the consumer panicked"))??;

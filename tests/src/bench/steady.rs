@@ -133,7 +133,7 @@ fn from_rings(bench: &Bench, header: &Header) -> Result<(u64, u64)> {
     }
     loaded.detach();
     wait_for_programs();
-    control.stop.store(true, Ordering::Release);
+    control.stop_by(u64::MAX);
     let last = Fact::Tick { now_ns: monotonic_ns() };
     ensure!(sender.send(last), "the reactor's queue of facts is full");
     let (result, lines) = reactor.join().map_err(|_| anyhow::anyhow!("the reactor panicked"))??;

@@ -27,7 +27,7 @@ mod error;
 pub mod header;
 pub mod reader;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 pub mod writer;
 
 pub use error::RecordingError;

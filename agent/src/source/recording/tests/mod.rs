@@ -17,7 +17,7 @@ struct Owned {
     body: Vec<u8>,
 }
 
-fn header() -> Header {
+pub(in crate::source) fn header() -> Header {
     Header {
         format: FORMAT,
         faultline_version: "0.1.0".into(),
