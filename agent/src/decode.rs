@@ -142,6 +142,10 @@ fn decode_by_plan(plans: &[Plan], frame: &[u8]) -> Result<Event, Malformed> {
         own[copy.to..copy.to + copy.len].copy_from_slice(&frame[copy.from..copy.from + copy.len]);
     }
     let recorded = Header::from_bytes(&frame[..size_of::<Header>()]).ok_or(malformed)?;
+    if recorded.len as usize != plan.recorded_size {
+        // The live run called such a frame malformed, too.
+        return Err(Malformed { sensor: Some(plan.sensor), len: frame.len() });
+    }
     let header = Header {
         sensor: plan.sensor,
         len: plan.size as u32,
@@ -266,7 +270,7 @@ mod tests {
         let tables = [table(vec![field("ktime_ns", 0, 8), field("exit_code", 48, 4), field("pid", 40, 8)], 52)];
         let decoder = Decoder::for_recording(&tables).expect("a sound table");
         let mut frame = vec![0u8; 52];
-        frame[..40].copy_from_slice(Header { sensor: 9, missing: 0b010, ..exit(0).header }.as_bytes());
+        frame[..40].copy_from_slice(Header { sensor: 9, len: 52, missing: 0b010, ..exit(0).header }.as_bytes());
         frame[40..48].copy_from_slice(&77u64.to_le_bytes());
         frame[48..52].copy_from_slice(&11u32.to_le_bytes());
         let Ok(Event::ProcessExit(e)) = decoder.decode(&frame) else { panic!("must decode") };
@@ -274,6 +278,8 @@ mod tests {
         let missing = const { ProcessExit::bit("uid") } | const { ProcessExit::bit("exit_code") };
         assert_eq!(e.header.missing & missing, missing, "absent here, and missing there, are both missing");
         assert_eq!(e.header.missing & const { ProcessExit::bit("pid") }, 0);
+        frame[..40].copy_from_slice(Header { sensor: 9, len: 44, ..exit(0).header }.as_bytes());
+        assert!(decoder.decode(&frame).is_err(), "its header says another length");
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Engine {
 
     fn event(&mut self, event: &Event, out: &mut Vec<Output>) {
         self.now_ns = self.now_ns.max(event.header().ktime_ns);
-        self.ask_for_name(event, out);
+        self.ask_for_names(event, out);
         out.push(Output::Event(*event));
         self.detectors.observe(event, &mut self.context, &mut self.signals);
         self.flush(out);
@@ -123,14 +123,19 @@ impl Engine {
         }
     }
 
-    /// Says once that an event's cgroup has no name yet.
-    fn ask_for_name(&mut self, event: &Event, out: &mut Vec<Output>) {
-        let tree = match event {
-            Event::ProcessExit(_) => Tree::Process,
-            Event::OomKill(_) => Tree::Memory,
-            _ => return,
-        };
-        let id = event.header().cgroup_id;
+    /// Says once that a cgroup of an event has no name yet.
+    fn ask_for_names(&mut self, event: &Event, out: &mut Vec<Output>) {
+        match event {
+            Event::ProcessExit(e) => {
+                self.ask_for_name(Tree::Process, e.header.cgroup_id, out);
+                self.ask_for_name(Tree::Process, e.parent_cgroup_id, out);
+            }
+            Event::OomKill(e) => self.ask_for_name(Tree::Memory, e.header.cgroup_id, out),
+            Event::BlockIo(_) | Event::TcpRetransmit(_) => {}
+        }
+    }
+
+    fn ask_for_name(&mut self, tree: Tree, id: u64, out: &mut Vec<Output>) {
         if id == 0 || self.context.units.knows(tree, id) || self.asked.peek(&(tree, id)).is_some() {
             return;
         }

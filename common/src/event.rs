@@ -144,7 +144,7 @@ record! {
         shmem_kb: u64,
         /// Virtual size, kB.
         total_vm_kb: u64,
-        /// Thread id of the victim's marked task.
+        /// Thread group id of the victim; on kernels that pass only a pid, that of its marked thread.
         victim_pid: u32,
         /// Thread group id of the task whose allocation triggered the kill.
         trigger_pid: u32,

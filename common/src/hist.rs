@@ -55,9 +55,12 @@ pub const fn row(cpu: u32, slot: u32, op_class: u32) -> u32 {
     (cpu * DEVICE_SLOTS + slot) * OPS + op_class
 }
 
+/// The operation class of what is neither a read nor a write.
+pub const OTHER: u32 = 2;
+
 /// Operation class of a `REQ_OP_*`: 0 read, 1 write, 2 anything else.
 pub const fn op_class(op: u32) -> u32 {
-    if op < 2 { op } else { 2 }
+    if op < OTHER { op } else { OTHER }
 }
 
 /// The latency in ns below which a share of `permille` of the counted I/Os stayed (upper bound of its bucket).

@@ -32,8 +32,6 @@ macro_rules! offsets {
 }
 
 offsets! {
-    /// `task_struct.pid`
-    task_pid,
     /// `task_struct.tgid`
     task_tgid,
     /// `task_struct.comm`

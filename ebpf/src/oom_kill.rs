@@ -51,8 +51,9 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
     }
     let mut missing = 0;
     let task = Ptr::new(victim);
+    // The marked task may be any thread of the victim; its exit will be told by the group's id.
     let pid =
-        or_missing(task.and_then(|t| t.read(offset!(task_pid))), &mut missing, const { OomKill::bit("victim_pid") });
+        or_missing(task.and_then(|t| t.read(offset!(task_tgid))), &mut missing, const { OomKill::bit("victim_pid") });
     let comm = task.and_then(|t| t.read(offset!(task_comm)));
     let comm = or_missing(comm, &mut missing, const { OomKill::bit("victim_comm") });
     let cgroup = or_missing(task.and_then(memory_cgroup), &mut missing, const { OomKill::bit("cgroup_id") });

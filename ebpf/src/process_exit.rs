@@ -45,18 +45,19 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
     if !group_is_dead(ctx, signal)? {
         return None;
     }
+    // All that can fail comes before the event is seen: from there on every way out is counted.
     let leader = task.follow(offset!(task_group_leader))?;
     let pid: u32 = leader.read(offset!(task_tgid))?;
     let start_ns: u64 = leader.read(offset!(task_start_time))?;
-    if offset!(arg_group_dead) == ABSENT && !first_report(start_ns, pid) {
-        return None;
-    }
-    let tally = Tally::seen(PROCESS_EXIT)?;
     let code = exit::group_code(
         signal.read(offset!(signal_flags))?,
         signal.read(offset!(signal_group_exit_code))?,
         leader.read(offset!(task_exit_code))?,
     );
+    if offset!(arg_group_dead) == ABSENT && is_reported(start_ns, pid) {
+        return None;
+    }
+    let tally = Tally::seen(PROCESS_EXIT)?;
     if !exit::is_abnormal(code) {
         tally.filtered();
         return None;
@@ -74,9 +75,26 @@ fn group_is_dead<C: EbpfContext>(ctx: &C, signal: Ptr) -> Option<bool> {
     Some(signal.read::<i32>(offset!(signal_live))? == 0)
 }
 
+/// Whether another thread of the group was here before. Only "exists already" says so: where the insert fails
+/// for any other reason (no free node on this CPU), a death reported twice is better than one never reported.
 #[inline(always)]
-fn first_report(start_ns: u64, pid: u32) -> bool {
-    maps::REPORTED.insert(&[start_ns, pid as u64], &1, BPF_NOEXIST as u64).is_ok()
+fn is_reported(start_ns: u64, pid: u32) -> bool {
+    const EEXIST: i64 = 17;
+    match maps::REPORTED.insert(&[start_ns, pid as u64], &1, BPF_NOEXIST as u64) {
+        Ok(()) => false,
+        Err(error) => error as i64 == -EEXIST,
+    }
+}
+
+/// Id of the exiting task's cgroup in the default hierarchy; absent where nobody mounted that hierarchy, since
+/// then all processes are in its root and the id means nothing.
+#[inline(always)]
+fn own_cgroup() -> Option<u64> {
+    if offset!(css_set_dfl_cgrp) == ABSENT {
+        return None;
+    }
+    // SAFETY: a helper without arguments; `current` is the exiting task.
+    Some(unsafe { bpf_get_current_cgroup_id() })
 }
 
 #[inline(always)]
@@ -90,8 +108,7 @@ fn report(tally: Tally, leader: Ptr, pid: u32, start_ns: u64, exit_code: u32) {
     let parent = leader.follow(offset!(task_real_parent));
     let cred = leader.follow(offset!(task_cred));
     let parent_cgroup = parent.and_then(default_cgroup);
-    // SAFETY: a helper without arguments; `current` is the exiting task.
-    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    let cgroup = or_missing(own_cgroup(), &mut missing, const { ProcessExit::bit("cgroup_id") });
     let record = ProcessExit {
         start_ns,
         parent_cgroup_id: or_missing(parent_cgroup, &mut missing, const { ProcessExit::bit("parent_cgroup_id") }),

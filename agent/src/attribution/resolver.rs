@@ -10,7 +10,7 @@ use std::{
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -27,8 +27,12 @@ use crate::{
     source::queue::{Doorbell, FactSender},
 };
 
-/// Names in one fact at most; keeps a recorded fact small.
+/// Names in one fact at most ...
 const BATCH: usize = 1000;
+/// ... and bytes of their paths: a recorded fact must fit into the recorder's scratch space.
+const BATCH_BYTES: usize = 64 << 10;
+/// Ids that may wait for a walk; any more are asked for again with their next event.
+const WANTED: usize = 1024;
 /// Ids remembered as told.
 const KNOWN: usize = 100_000;
 /// Least time between two walks for ids without a name, ns.
@@ -41,9 +45,10 @@ pub struct Tree {
     trees: u8,
 }
 
-/// The hierarchies of this machine.
+/// The hierarchies of this machine. Process ids are those of the default (v2) hierarchy; where nobody mounted
+/// it, no tree has names for them, least of all the v1 tree that systemd uses then.
 pub fn trees(layout: &CgroupLayout) -> Vec<Tree> {
-    let process = layout.hierarchy_for(Purpose::Process).map(|h| h.root);
+    let process = layout.v2.clone();
     let memory = layout.hierarchy_for(Purpose::Memory).map(|h| h.root);
     match (process, memory) {
         (Some(p), Some(m)) if p == m => vec![Tree { root: p, trees: TREE_PROCESS | TREE_MEMORY }],
@@ -57,12 +62,42 @@ pub fn trees(layout: &CgroupLayout) -> Vec<Tree> {
 /// What others may ask of the running resolver.
 #[derive(Debug)]
 pub struct Control {
-    /// Ends it.
-    pub stop: AtomicBool,
-    /// An id without a name was met.
-    pub wanted: AtomicBool,
-    /// Rung with either.
-    pub bell: Arc<Doorbell>,
+    stop: AtomicBool,
+    wanted: Mutex<Vec<u64>>,
+    bell: Arc<Doorbell>,
+}
+
+impl Control {
+    /// Nothing wanted yet.
+    ///
+    /// # Errors
+    /// What eventfd(2) says.
+    pub fn new() -> nix::Result<Self> {
+        Ok(Self { stop: AtomicBool::new(false), wanted: Mutex::default(), bell: Doorbell::new()? })
+    }
+
+    /// Ends the resolver.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.bell.ring_always();
+    }
+
+    /// Asks for the name of an id that was met without one.
+    pub fn want(&self, id: u64) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted.len() < WANTED {
+            wanted.push(id);
+        }
+        self.bell.ring_always();
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.wanted.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    fn take_wanted(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// The resolver.
@@ -90,7 +125,19 @@ impl Resolver {
     /// The names found since the last call, in batches.
     pub fn take(&mut self) -> Vec<Fact> {
         let fresh = std::mem::take(&mut self.fresh);
-        fresh.chunks(BATCH).map(|batch| Fact::Cgroups(Arc::from(batch))).collect()
+        let mut batches: Vec<Vec<CgroupName>> = Vec::new();
+        let mut bytes = 0;
+        for name in fresh {
+            bytes += name.path.len();
+            match batches.last_mut().filter(|batch| batch.len() < BATCH && bytes <= BATCH_BYTES) {
+                Some(batch) => batch.push(name),
+                None => {
+                    bytes = name.path.len();
+                    batches.push(vec![name]);
+                }
+            }
+        }
+        batches.into_iter().map(|batch| Fact::Cgroups(Arc::from(batch))).collect()
     }
 
     /// Follows the trees until stopped. Blocking.
@@ -100,19 +147,25 @@ impl Resolver {
             self.wait(control);
             self.follow();
             let now = clock::monotonic_ns();
-            if control.wanted.load(Ordering::Acquire) && now >= next_walk_ns {
-                control.wanted.store(false, Ordering::Release);
+            if now >= next_walk_ns && control.is_wanted() {
                 next_walk_ns = now + WALK_EVERY_NS;
-                self.walk_all();
+                self.look_for(&control.take_wanted());
             }
             for fact in self.take() {
                 if !facts.send(fact) {
-                    tracing::warn!("the reactor is behind; cgroup names will be looked up again");
+                    tracing::warn!("the reactor is behind; cgroup names will be looked up again when needed");
                     self.known.clear();
-                    control.wanted.store(true, Ordering::Release);
                 }
             }
         }
+    }
+
+    /// Walks for ids whose names were asked for: whoever asks has forgotten them, or never heard them.
+    fn look_for(&mut self, ids: &[u64]) {
+        for tree in &self.trees {
+            ids.iter().for_each(|id| _ = self.known.remove(&(tree.trees, *id)));
+        }
+        self.walk_all();
     }
 
     fn wait(&self, control: &Control) {
@@ -120,8 +173,7 @@ impl Resolver {
         if let Some(inotify) = &self.inotify {
             fds.push(PollFd::new(inotify.as_fd(), PollFlags::POLLIN));
         }
-        let pending = control.wanted.load(Ordering::Acquire);
-        let timeout = if pending { PollTimeout::from(1000u16) } else { PollTimeout::NONE };
+        let timeout = if control.is_wanted() { PollTimeout::from(1000u16) } else { PollTimeout::NONE };
         let _ = poll(&mut fds, timeout);
         control.bell.clear();
     }
@@ -195,6 +247,29 @@ impl Resolver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::CgroupLayout;
+
+    #[test]
+    fn without_a_v2_mount_no_tree_names_processes() {
+        let mut layout = CgroupLayout { systemd_v1: Some("/sys/fs/cgroup/systemd".into()), ..CgroupLayout::default() };
+        layout.v1.insert("memory".into(), "/sys/fs/cgroup/memory".into());
+        assert!(trees(&layout).iter().all(|tree| tree.trees & TREE_PROCESS == 0));
+        layout.v2 = Some("/sys/fs/cgroup/unified".into());
+        assert!(trees(&layout).iter().any(|tree| tree.trees & TREE_PROCESS != 0));
+    }
+
+    #[test]
+    fn batches_stay_small_in_bytes_too() {
+        let mut resolver = Resolver::new(Vec::new());
+        let long = |id| CgroupName { trees: TREE_PROCESS, id, path: "x".repeat(4000) };
+        resolver.fresh = (0..100).map(long).collect();
+        let facts = resolver.take();
+        assert!(facts.len() > 100 * 4000 / BATCH_BYTES);
+        for fact in &facts {
+            let Fact::Cgroups(names) = fact else { panic!("{fact:?}") };
+            assert!(names.iter().map(|name| name.path.len()).sum::<usize>() <= BATCH_BYTES);
+        }
+    }
 
     #[test]
     fn names_every_directory_once() {
@@ -211,6 +286,9 @@ mod tests {
         fs::create_dir(root.join("a.slice/c.service")).expect("a temporary directory");
         resolver.follow();
         assert_eq!(names(resolver.take()), ["/a.slice/c.service"]);
+        let id = fs::metadata(root.join("a.slice")).expect("a directory").ino();
+        resolver.look_for(&[id, 1]);
+        assert_eq!(names(resolver.take()), ["/a.slice"], "told again when asked for again");
         fs::remove_dir_all(&root).expect("clean up");
     }
 }

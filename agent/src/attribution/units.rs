@@ -12,6 +12,8 @@ use crate::model::{
 
 /// Cgroups remembered at the same time; the least recently used gives way and is asked for again.
 const CGROUPS: usize = 16_384;
+/// Cgroups remembered for each watched unit: a restart gives it a new one in each tree.
+const PER_WATCHED: usize = 8;
 
 /// A service unit as the detectors see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct Unit {
 #[derive(Debug)]
 pub struct Units {
     watched: Vec<u64>,
+    /// Apart, so that no churn of other cgroups can push a watched unit out.
+    watched_cgroups: BoundedMap<(Tree, u64), Unit>,
     cgroups: BoundedMap<(Tree, u64), Option<Unit>>,
 }
 
@@ -34,6 +38,7 @@ impl Units {
     pub fn new(watched: &[String]) -> Self {
         Self {
             watched: watched.iter().map(|name| unit_key(name)).collect(),
+            watched_cgroups: BoundedMap::with_capacity((watched.len() * PER_WATCHED).max(1)),
             cgroups: BoundedMap::with_capacity(CGROUPS),
         }
     }
@@ -45,32 +50,46 @@ impl Units {
             Unit { key, watched: self.watched.contains(&key) }
         });
         for (bit, tree) in [(TREE_PROCESS, Tree::Process), (TREE_MEMORY, Tree::Memory)] {
-            if cgroup.trees & bit != 0 {
-                let _ = self.cgroups.insert_or_evict((tree, cgroup.id), unit);
+            match unit.filter(|u| u.watched) {
+                _ if cgroup.trees & bit == 0 => {}
+                Some(watched) => _ = self.watched_cgroups.insert_or_evict((tree, cgroup.id), watched),
+                None => _ = self.cgroups.insert_or_evict((tree, cgroup.id), unit),
             }
         }
     }
 
     /// Whether the id has a name.
-    pub fn knows(&self, tree: Tree, id: u64) -> bool {
-        self.cgroups.peek(&(tree, id)).is_some()
+    pub fn knows(&mut self, tree: Tree, id: u64) -> bool {
+        self.look_up(tree, id).is_some()
     }
 
-    /// The service whose main process ended: the process sat in the service's cgroup and its parent did not.
-    /// No look-up at the time of death, when there is nothing left to look at.
-    pub fn main_process_of(&self, e: &ProcessExit) -> Option<Unit> {
+    /// The unit of a cgroup, if its name is known and it belongs to one. Keeps what is spoken of in the table.
+    fn look_up(&mut self, tree: Tree, id: u64) -> Option<Option<Unit>> {
+        let watched = self.watched_cgroups.get(&(tree, id)).copied().map(Some);
+        watched.or_else(|| self.cgroups.get(&(tree, id)).copied())
+    }
+
+    /// The service whose main process ended: the process sat in the service's cgroup, and its parent in a known
+    /// one outside the service. No look-up at the time of death, when there is nothing left to look at.
+    /// A process whose parent died before it, and `ExecStartPre=` commands, look the same and count, too.
+    pub fn main_process_of(&mut self, e: &ProcessExit) -> Option<Unit> {
         let own = e.header.cgroup_id;
         let parent_known = event::has(&e.header, const { ProcessExit::bit("parent_cgroup_id") });
         if own == 0 || !parent_known || e.parent_cgroup_id == own {
             return None;
         }
-        *self.cgroups.peek(&(Tree::Process, own))?
+        let unit = self.look_up(Tree::Process, own)??;
+        // A delegated service sorts its children into cgroups of its own: their parent is of the same unit.
+        let parent = self.look_up(Tree::Process, e.parent_cgroup_id)?;
+        parent.is_none_or(|parent| parent.key != unit.key).then_some(unit)
     }
 }
 
-/// The service a cgroup path belongs to: its last component that ends in `.service`.
+/// The service a cgroup path belongs to: its last component that systemd names, if that is a service. A scope
+/// or a slice below a service (a session of a user manager) is not part of it.
 pub fn service_of(path: &str) -> Option<&str> {
-    path.rsplit('/').find(|part| part.ends_with(".service"))
+    let is_unit = |part: &&str| [".service", ".scope", ".slice"].iter().any(|kind| part.ends_with(kind));
+    path.rsplit('/').find(is_unit).filter(|part| part.ends_with(".service"))
 }
 
 #[cfg(test)]
@@ -84,6 +103,9 @@ mod tests {
         assert_eq!(service_of("/system.slice/nginx.service"), Some("nginx.service"));
         assert_eq!(service_of("/user.slice/user-0.slice/user@0.service/app.slice/a.service/sub"), Some("a.service"));
         assert_eq!(service_of("/user.slice/session-1.scope"), None);
+        assert_eq!(service_of("/user.slice/user-0.slice/user@0.service/app.slice/term.scope"), None);
+        assert_eq!(service_of("/user.slice/user-0.slice/user@0.service/init.scope"), None);
+        assert_eq!(service_of("/system.slice/a.service/init"), Some("a.service"));
         assert_eq!(service_of("/"), None);
     }
 
@@ -95,11 +117,26 @@ mod tests {
     #[test]
     fn the_main_process_is_the_one_whose_parent_is_outside() {
         let mut units = Units::new(&["a.service".into()]);
+        units.learn(&CgroupName { trees: TREE_PROCESS, id: 1, path: "/init.scope".into() });
         units.learn(&CgroupName { trees: TREE_PROCESS, id: 5, path: "/system.slice/a.service".into() });
+        units.learn(&CgroupName { trees: TREE_PROCESS, id: 7, path: "/system.slice/a.service/sub".into() });
         assert_eq!(units.main_process_of(&exit(5, 1, 0)).map(|u| u.watched), Some(true));
         assert_eq!(units.main_process_of(&exit(5, 5, 0)), None, "a child of the service's own");
         let unknown_parent = const { ProcessExit::bit("parent_cgroup_id") };
         assert_eq!(units.main_process_of(&exit(5, 0, unknown_parent)), None, "unknown rather than a guess");
         assert_eq!(units.main_process_of(&exit(6, 1, 0)), None);
+        assert_eq!(units.main_process_of(&exit(7, 5, 0)), None, "a child in a cgroup that the service delegated");
+        assert_eq!(units.main_process_of(&exit(5, 99, 0)), None, "the parent's cgroup has no name");
+    }
+
+    #[test]
+    fn churn_does_not_push_a_watched_unit_out() {
+        let mut units = Units::new(&["a.service".into()]);
+        units.learn(&CgroupName { trees: TREE_PROCESS, id: 5, path: "/system.slice/a.service".into() });
+        for id in 100..100 + 2 * CGROUPS as u64 {
+            units.learn(&CgroupName { trees: TREE_PROCESS, id, path: format!("/pods/{id}") });
+        }
+        units.learn(&CgroupName { trees: TREE_PROCESS, id: 1, path: "/init.scope".into() });
+        assert_eq!(units.main_process_of(&exit(5, 1, 0)).map(|u| u.watched), Some(true));
     }
 }

@@ -59,6 +59,12 @@ impl LifeCycle {
     /// Takes a signal in. Prints a transition when a fault opens, opens again, or gets worse.
     pub fn signal(&mut self, signal: &Signal, now_ns: u64, lossy: bool, out: &mut impl FnMut(Fault)) {
         let key = (signal.kind, signal.entity);
+        if signal.joins {
+            if let Some(life) = self.alive.get_mut(&key) {
+                merge(&mut life.fault.evidence, &signal.evidence);
+            }
+            return;
+        }
         if let Some(life) = self.alive.get_mut(&key) {
             if let Some(fault) = again(life, signal, now_ns, lossy) {
                 out(fault);
@@ -166,6 +172,7 @@ mod tests {
             confidence: 1000,
             evidence: Evidence::EMPTY,
             cause_ns: Some(1),
+            joins: false,
         }
     }
 
@@ -218,6 +225,21 @@ mod tests {
         assert_eq!((told[0].id, told[0].class), (1, Class::DataCorruption));
         assert!(run(&mut life, &signal(1, Severity::Critical), 2).is_empty());
         assert_eq!(tick(&mut life, 200), [State::Clearing]);
+    }
+
+    #[test]
+    fn what_only_joins_adds_evidence_and_keeps_nothing_alive() {
+        let mut life = LifeCycle::new(&RULE);
+        let joins =
+            Signal { evidence: Evidence::EMPTY.flag("exited", true), joins: true, ..signal(1, Severity::Error) };
+        assert!(run(&mut life, &joins, 0).is_empty() && life.alive() == 0, "opens nothing");
+        run(&mut life, &signal(1, Severity::Error), 10);
+        run(&mut life, &joins, 90);
+        let mut out = Vec::new();
+        life.tick(110, &mut |f| out.push(f));
+        assert_eq!(out[0].state, State::Clearing, "the time of the last signal is that of the signal");
+        assert!(out[0].evidence.facts().contains(&("exited", Value::Flag(true))));
+        assert!(run(&mut life, &joins, 120).is_empty(), "no flap");
     }
 
     #[test]

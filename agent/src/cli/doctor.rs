@@ -86,7 +86,7 @@ fn lockdown(facts: &KernelFacts) -> Finding {
         Lockdown::Integrity => Finding::good("lockdown", "integrity: the kernel still allows these sensors".into()),
         Lockdown::Confidentiality => Finding::bad(
             "lockdown",
-            "confidentiality: the kernel forbids programs to read its memory, so most fields are missing; boot with lockdown=integrity".into(),
+            "confidentiality: the kernel refuses every program that reads its memory, so no sensor runs; boot with lockdown=integrity".into(),
         ),
         Lockdown::Unknown => Finding::good("lockdown", "unknown (securityfs is not mounted)".into()),
     }

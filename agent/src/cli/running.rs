@@ -7,10 +7,7 @@
 use std::{
     io::Write,
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -166,8 +163,7 @@ impl Running {
     /// Drains, ends every task, and prints the summary. `spare` prints it where the line writer hangs.
     pub(super) async fn finish(self, deadline: Deadline, spare: Exporter) -> Result<ExitCode, CliError> {
         self.sampler.abort();
-        self.resolver.stop.store(true, Ordering::Release);
-        self.resolver.bell.ring_always();
+        self.resolver.stop();
         self.control.stop_by(deadline.0 - TAIL_NS);
         self.bell.ring_always();
         let reactor = self.reactor;
@@ -220,8 +216,7 @@ fn last_facts(counters: Arc<Counters>) -> live::LastFacts {
 }
 
 fn start_resolver(facts: &KernelFacts, sender: &FactSender) -> Result<Arc<resolver::Control>, CliError> {
-    let bell = Doorbell::new().map_err(CliError::system("resolver doorbell"))?;
-    let control = Arc::new(resolver::Control { stop: AtomicBool::new(false), wanted: AtomicBool::new(false), bell });
+    let control = Arc::new(resolver::Control::new().map_err(CliError::system("resolver doorbell"))?);
     let mut resolver = Resolver::new(resolver::trees(&facts.cgroups));
     for fact in resolver.take() {
         if !sender.send(fact) {
@@ -263,10 +258,7 @@ fn start_lines(
     stop_wanted: Arc<Notify>,
 ) -> LineTask {
     tokio::task::spawn_blocking(move || {
-        let mut unresolved = |_| {
-            resolver.wanted.store(true, Ordering::Release);
-            resolver.bell.ring_always();
-        };
+        let mut unresolved = |id| resolver.want(id);
         let mut stream = std::io::BufWriter::new(std::io::stdout());
         let printed = lines.write(&mut exporter, &mut stream, &mut unresolved);
         if printed.is_err() {

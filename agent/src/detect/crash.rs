@@ -94,7 +94,17 @@ impl Crash {
                 .number("span_ms", span_ns / 1_000_000)
                 .number("last_lifetime_ms", e.header.ktime_ns.saturating_sub(e.start_ns) / 1_000_000),
             cause_ns: Some(e.header.ktime_ns),
+            joins: false,
         });
+    }
+
+    /// Takes the last death of an entity back: it was an OOM victim's, as is known only now.
+    pub fn forgive(&mut self, entity: &Entity, died_ns: u64) {
+        if let Some(deaths) = self.followed.get_mut(entity)
+            && deaths.last() == Some(died_ns)
+        {
+            deaths.total -= 1;
+        }
     }
 }
 
@@ -129,7 +139,11 @@ impl Detector for Crash {
                 confidence: 1000,
                 evidence: evidence(e),
                 cause_ns: Some(e.header.ktime_ns),
+                joins: false,
             });
+        }
+        if signal == SIGKILL {
+            context.victims.killed(e.pid, entity, e.header.ktime_ns);
         }
         if signal != 0 || unit.is_some() || self.watched.contains(&e.comm) {
             self.death(entity, e, out);
@@ -151,5 +165,6 @@ fn oom_victim_died(entity: Entity, e: &ProcessExit) -> Signal {
             .number("victim_pid", e.pid.into())
             .comm("victim_comm", e.comm),
         cause_ns: None,
+        joins: true,
     }
 }

@@ -6,7 +6,7 @@
 //! always been slow). The baseline stands still while it alarms.
 #![forbid(unsafe_code)]
 
-use faultline_common::event::BlockIo;
+use faultline_common::{event::BlockIo, hist};
 
 use super::{Context, Detector, Signals};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     model::{
         bounded::BoundedMap,
         entity::Entity,
-        event::{Event, errno, is_passthrough, latency_ns, op_name},
+        event::{Event, errno, is_passthrough, latency_ns, op_class_name, op_name},
         evidence::Evidence,
         fault::{Kind, Severity, Signal},
         input::{DiskReading, Fact},
@@ -89,11 +89,13 @@ impl Disk {
                 .number("latency_us", latency_ns / 1000)
                 .number("worst_us", burst.worst_ns / 1000),
             cause_ns: Some(now),
+            joins: false,
         });
     }
 
     fn reading(&mut self, r: &DiskReading, out: &mut Signals) {
-        if r.count < ENOUGH {
+        // The third class mixes flushes, discards and raw commands: its percentile moves with the mixture.
+        if r.count < ENOUGH || r.op_class == hist::OTHER {
             return;
         }
         let (level, _) = self.levels.entry_or_insert_with((r.dev, r.op_class), Level::default);
@@ -116,11 +118,12 @@ impl Disk {
             confidence: 900,
             evidence: Evidence::EMPTY
                 .word("by", "p99_against_baseline")
-                .word("op", op_name(r.op_class))
+                .word("op", op_class_name(r.op_class))
                 .number("p99_us", r.p99_ns / 1000)
                 .number("normal_p99_us", normal.unwrap_or(0.0) as u64 / 1000)
                 .number("ios", r.count),
             cause_ns: None,
+            joins: false,
         });
     }
 }
@@ -146,6 +149,7 @@ fn disk_error(io: &BlockIo, errno: i32) -> Signal {
         confidence: 1000,
         evidence,
         cause_ns: Some(io.header.ktime_ns),
+        joins: false,
     }
 }
 
@@ -154,8 +158,8 @@ impl Detector for Disk {
         let Event::BlockIo(io) = event else { return };
         match errno(io) {
             0 => {
-                // A raw command (firmware, SMART) may take its time; it is not I/O of anybody's data.
-                if let Some(latency) = latency_ns(io).filter(|_| !is_passthrough(io.op)) {
+                // A raw command (firmware, SMART), a discard or a flush may take its time on a healthy disk.
+                if let Some(latency) = latency_ns(io).filter(|_| hist::op_class(io.op) != hist::OTHER) {
                     self.outlier(io, latency, out);
                 }
             }

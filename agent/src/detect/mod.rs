@@ -13,7 +13,7 @@ use crate::{
     model::{
         entity::{Entity, Tree},
         event::{self, Event},
-        evidence::Evidence,
+        evidence::{Evidence, Value},
         fault::{Kind, Severity, Signal},
         input::Fact,
     },
@@ -65,7 +65,7 @@ impl Detectors {
     pub fn observe(&mut self, event: &Event, context: &mut Context, out: &mut Signals) {
         match event {
             Event::ProcessExit(_) => self.crash.observe(event, context, out),
-            Event::OomKill(kill) => oom_kill(kill, context, out),
+            Event::OomKill(kill) => self.oom_kill(kill, context, out),
             Event::BlockIo(_) => self.disk.observe(event, context, out),
             Event::TcpRetransmit(_) => self.retransmit.observe(event, context, out),
         }
@@ -79,6 +79,17 @@ impl Detectors {
     }
 }
 
+impl Detectors {
+    fn oom_kill(&mut self, kill: &OomKill, context: &mut Context, out: &mut Signals) {
+        let first = out.len();
+        oom_kill(kill, context, out);
+        if let Some((entity, died_ns)) = context.victims.died_before(kill.victim_pid, kill.header.ktime_ns) {
+            self.crash.forgive(&entity, died_ns);
+            out[first..].iter_mut().for_each(|signal| signal.evidence.set("victim_exited", Value::Flag(true)));
+        }
+    }
+}
+
 /// `oom_kill`: every kill is a fault at once, of the victim's cgroup where the kernel told it.
 fn oom_kill(kill: &OomKill, context: &mut Context, out: &mut Signals) {
     let knows_comm = event::has(&kill.header, const { OomKill::bit("victim_comm") });
@@ -88,10 +99,11 @@ fn oom_kill(kill: &OomKill, context: &mut Context, out: &mut Signals) {
         id => Entity::Cgroup(Tree::Memory, id),
     };
     context.victims.mark(kill.victim_pid, entity, kill.header.ktime_ns);
-    let mut evidence = Evidence::EMPTY
-        .number("victim_pid", kill.victim_pid.into())
-        .number("trigger_pid", kill.trigger_pid.into())
-        .comm("trigger_comm", kill.trigger_comm);
+    let mut evidence = Evidence::EMPTY;
+    if event::has(&kill.header, const { OomKill::bit("victim_pid") }) {
+        evidence = evidence.number("victim_pid", kill.victim_pid.into());
+    }
+    evidence = evidence.number("trigger_pid", kill.trigger_pid.into()).comm("trigger_comm", kill.trigger_comm);
     let mut confidence = 1000;
     if knows_comm {
         evidence = evidence.comm("victim_comm", kill.victim_comm);
@@ -110,5 +122,6 @@ fn oom_kill(kill: &OomKill, context: &mut Context, out: &mut Signals) {
         confidence,
         evidence,
         cause_ns: Some(kill.header.ktime_ns),
+        joins: false,
     });
 }

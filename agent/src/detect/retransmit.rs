@@ -147,12 +147,19 @@ fn signal(peer: ([u8; 16], u16), sum: &Slot, usual: Option<f64>, cause_ns: Optio
         confidence: if share.is_some() { 950 } else { 700 },
         evidence,
         cause_ns,
+        joins: false,
     }
 }
+
+/// Without them nobody knows whose segments they are; all such events would become one peer.
+const PEER: u64 = const { TcpRetransmit::bit("daddr") } | const { TcpRetransmit::bit("family") };
 
 impl Detector for Retransmit {
     fn observe(&mut self, event: &Event, _: &mut Context, out: &mut Signals) {
         let Event::TcpRetransmit(e) = event else { return };
+        if e.header.missing & PEER != 0 {
+            return;
+        }
         let key = (e.daddr, e.family);
         let slot = e.header.ktime_ns / self.slot_ns;
         let (peer, _) = self.peers.entry_or_insert_with(key, || Peer { slot, ..Peer::default() });

@@ -132,13 +132,18 @@ fn deaths_far_apart_are_no_loop() {
     assert_eq!(bench.opened(), []);
 }
 
+/// The names of the service manager's cgroup (1) and of a service (7).
+fn web_service() -> Input {
+    let name = |id, path: &str| CgroupName { trees: TREE_PROCESS, id, path: path.into() };
+    Input::Fact(Fact::Cgroups([name(1, "/init.scope"), name(7, "/system.slice/web.service")].into()))
+}
+
 #[test]
 fn the_main_process_of_a_watched_unit_must_not_fail() {
     let mut config = Config::default();
     config.watch.units = vec!["web.service".into()];
     let mut bench = Bench::with(&config);
-    let name = CgroupName { trees: TREE_PROCESS, id: 7, path: "/system.slice/web.service".into() };
-    bench.step(Input::Fact(Fact::Cgroups([name].into())));
+    bench.step(web_service());
     let mut main = exit("web", STATUS_1, SECOND, MS);
     main.header.cgroup_id = 7;
     let mut child = main;
@@ -152,8 +157,7 @@ fn the_main_process_of_a_watched_unit_must_not_fail() {
 #[test]
 fn an_unwatched_unit_that_keeps_failing_is_a_loop() {
     let mut bench = Bench::new();
-    let name = CgroupName { trees: TREE_PROCESS, id: 7, path: "/system.slice/web.service".into() };
-    bench.step(Input::Fact(Fact::Cgroups([name].into())));
+    bench.step(web_service());
     for n in 1..=3 {
         let mut main = exit("web", STATUS_1, n * SECOND, MS);
         main.header.cgroup_id = 7;
@@ -178,6 +182,17 @@ fn oom(victim: u32, cgroup: u64, at_ns: u64) -> Input {
         victim_comm: comm("hog"),
         trigger_comm: comm("other"),
     }))
+}
+
+#[test]
+fn victims_that_die_before_they_are_marked_are_no_crash_loop() {
+    let mut bench = Bench::new();
+    for n in 1..=4 {
+        let mut death = exit("hog", SIGKILL, n * SECOND, MS);
+        death.pid = 40 + n as u32;
+        bench.step(died(death)).step(oom(death.pid, 9, n * SECOND + 10));
+    }
+    assert_eq!(bench.opened(), [(Kind::OomKill, Entity::Cgroup(Tree::Memory, 9))]);
 }
 
 #[test]

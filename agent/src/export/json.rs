@@ -74,7 +74,7 @@ fn process_exit(exporter: &Exporter, e: &ProcessExit, map: &mut Map<String, Valu
 fn oom_kill(exporter: &Exporter, e: &OomKill, map: &mut Map<String, Value>) {
     let cgroup = exporter.names.cgroup(Tree::Memory, e.header.cgroup_id);
     owner(map, e.trigger_pid.into(), comm_text(&e.trigger_comm).into(), json!(cgroup));
-    map.insert("victim_pid".into(), e.victim_pid.into());
+    map.insert("victim_pid".into(), told(&e.header, const { OomKill::bit("victim_pid") }, e.victim_pid));
     map.insert("victim_comm".into(), told(&e.header, const { OomKill::bit("victim_comm") }, comm_text(&e.victim_comm)));
     for (name, bit, kb) in [
         ("anon_kb", const { OomKill::bit("anon_kb") }, e.anon_kb),
@@ -100,11 +100,14 @@ fn tcp_retransmit(e: &TcpRetransmit, map: &mut Map<String, Value>) {
     const AF_INET6: u16 = 10;
     let v6 = e.family == AF_INET6;
     owner(map, Value::Null, Value::Null, Value::Null);
-    map.insert("family".into(), if v6 { "ipv6" } else { "ipv4" }.into());
-    map.insert("saddr".into(), ip(&e.saddr, v6).to_string().into());
-    map.insert("sport".into(), e.sport.into());
-    map.insert("daddr".into(), ip(&e.daddr, v6).to_string().into());
-    map.insert("dport".into(), e.dport.into());
+    const FAMILY: u64 = const { TcpRetransmit::bit("family") };
+    map.insert("family".into(), told(&e.header, FAMILY, if v6 { "ipv6" } else { "ipv4" }));
+    // Without the family nobody knows which of the bytes are the address.
+    let address = |bit: u64, bytes| told(&e.header, bit | FAMILY, ip(bytes, v6));
+    map.insert("saddr".into(), address(const { TcpRetransmit::bit("saddr") }, &e.saddr));
+    map.insert("sport".into(), told(&e.header, const { TcpRetransmit::bit("sport") }, e.sport));
+    map.insert("daddr".into(), address(const { TcpRetransmit::bit("daddr") }, &e.daddr));
+    map.insert("dport".into(), told(&e.header, const { TcpRetransmit::bit("dport") }, e.dport));
     map.insert("state".into(), told(&e.header, const { TcpRetransmit::bit("state") }, tcp_state_name(e.state)));
     map.insert("segs_out".into(), told(&e.header, const { TcpRetransmit::bit("segs_out") }, e.segs_out));
     map.insert("total_retrans".into(), told(&e.header, const { TcpRetransmit::bit("total_retrans") }, e.total_retrans));

@@ -11,7 +11,7 @@ use faultline_common::sensor::SENSORS;
 
 use crate::{
     engine::Engine,
-    model::{input::CounterReading, output::Output},
+    model::{entity::Tree, event::Event, input::CounterReading, output::Output},
     reactor::Tally,
     sensor::{self, health::Health},
     source::recording::ClockAnchor,
@@ -117,11 +117,7 @@ impl Exporter {
             Output::Cgroups(names) => self.names.learn_cgroups(names),
             Output::Devices(names) => self.names.learn_devices(names),
             Output::Unresolved { .. } => {}
-            Output::Event(event) if self.events => match self.format {
-                Format::Json => json::event(self, event, out),
-                Format::Text { colour } => text::event(self, event, colour, out),
-            },
-            Output::Event(_) => {}
+            Output::Event(event) => self.event(event, out),
             Output::Fault(fault) => match self.format {
                 Format::Json => json::fault(self, fault, decided_ns, out),
                 Format::Text { colour } => text::fault(self, fault, decided_ns, colour, out),
@@ -130,6 +126,20 @@ impl Exporter {
                 Format::Json => json::loss(self, loss, out),
                 Format::Text { colour } => text::loss(self, loss, colour, out),
             },
+        }
+    }
+
+    fn event(&mut self, event: &Event, out: &mut String) {
+        let owner = event.header().cgroup_id;
+        match event {
+            Event::ProcessExit(_) => self.names.touch(Tree::Process, owner),
+            Event::OomKill(_) => self.names.touch(Tree::Memory, owner),
+            Event::BlockIo(_) | Event::TcpRetransmit(_) => {}
+        }
+        match self.format {
+            _ if !self.events => {}
+            Format::Json => json::event(self, event, out),
+            Format::Text { colour } => text::event(self, event, colour, out),
         }
     }
 

@@ -58,6 +58,11 @@ impl Names {
         }
     }
 
+    /// Keeps a name that is spoken of: the engine does the same with its own table and asks for a name only once.
+    pub fn touch(&mut self, tree: Tree, id: u64) {
+        let _ = self.cgroups.get(&(tree, id));
+    }
+
     /// Path of a cgroup, if it is known.
     pub fn cgroup(&self, tree: Tree, id: u64) -> Option<&str> {
         self.cgroups.peek(&(tree, id)).map(AsRef::as_ref)

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use faultline_common::{
     counter::{FILTERED, LIMITED, RING_FULL, SEEN, SUBMITTED},
+    event::TcpRetransmit,
     exit,
 };
 
@@ -12,7 +13,7 @@ use crate::{
     clock,
     model::{
         entity::{comm_text, ip},
-        event::{Event, errno, latency_ns, op_name, tcp_state_name},
+        event::{Event, errno, has, latency_ns, op_name, tcp_state_name},
         evidence::{Evidence, Value},
         fault::{Fault, Severity, State},
         output::Loss,
@@ -68,14 +69,19 @@ pub fn event(exporter: &Exporter, event: &Event, colour: bool, out: &mut String)
             let error = if error == 0 { String::new() } else { format!(", error {error}") };
             format!("{} {} {latency}{error}", exporter.names().device(e.dev), op_name(e.op))
         }
-        Event::TcpRetransmit(e) => {
-            let v6 = e.family == 10;
-            let (from, to) = (ip(&e.saddr, v6), ip(&e.daddr, v6));
-            format!("{from}:{} -> {to}:{} {}", e.sport, e.dport, tcp_state_name(e.state))
-        }
+        Event::TcpRetransmit(e) => retransmit(e),
     };
     let text = format!("event    {:<16} {what}", sensor::name(event.sensor()));
     put(out, format_args!("{} {}", time(exporter, event.header().ktime_ns), paint(&text, DIM, colour)));
+}
+
+/// From where to where; `?` for what the kernel did not tell.
+fn retransmit(e: &TcpRetransmit) -> String {
+    let told = |bit, text: String| if has(&e.header, bit) { text } else { "?".into() };
+    let v6 = e.family == 10;
+    let from = told(const { TcpRetransmit::bit("saddr") }, ip(&e.saddr, v6).to_string());
+    let to = told(const { TcpRetransmit::bit("daddr") }, ip(&e.daddr, v6).to_string());
+    format!("{from}:{} -> {to}:{} {}", e.sport, e.dport, tcp_state_name(e.state))
 }
 
 /// How a process ended, in words.

@@ -13,14 +13,10 @@ const STATUS: &str = "/proc/self/status";
 pub enum Capability {
     /// Read files and search directories of others.
     DacReadSearch = 2,
-    /// Signal processes of others.
-    Kill = 5,
     /// Change networks.
     NetAdmin = 12,
     /// Lock memory beyond the limit.
     IpcLock = 14,
-    /// Look into processes of others.
-    SysPtrace = 19,
     /// Mounts, namespaces, loop devices, and all that has no capability of its own.
     SysAdmin = 21,
     /// Real-time scheduling.
@@ -75,20 +71,14 @@ const COSTS: &[(Capability, &str, &str)] = &[
     (
         Capability::SysAdmin,
         "CAP_SYS_ADMIN",
-        "tracefs cannot be mounted where it is missing, eBPF run-time statistics stay off, and the disk and net drills \
-         and repairs that mount cannot run",
+        "tracefs cannot be mounted where it is missing, and the disk and net drills cannot run",
     ),
-    (
-        Capability::NetAdmin,
-        "CAP_NET_ADMIN",
-        "no XDP, tc or cgroup/connect program attaches and no route changes: network faults are seen, not acted on",
-    ),
-    (Capability::Kill, "CAP_KILL", "processes of other users cannot be signalled: the kill verb is refused for them"),
+    (Capability::NetAdmin, "CAP_NET_ADMIN", "the net drill cannot make its network or attach its XDP program"),
     (
         Capability::SysResource,
         "CAP_SYS_RESOURCE",
-        "resource limits cannot be raised, the agent's own OOM score cannot be lowered below its minimum, and pressure \
-         (PSI) triggers need windows that are multiples of 2 s",
+        "resource limits cannot be raised (before Linux 5.11 they also bound the maps), and the agent's own OOM score \
+         cannot be lowered",
     ),
     (
         Capability::IpcLock,
@@ -99,11 +89,6 @@ const COSTS: &[(Capability, &str, &str)] = &[
         Capability::SysNice,
         "CAP_SYS_NICE",
         "the reactor gets no real-time priority: reaction times grow while the CPUs are busy",
-    ),
-    (
-        Capability::SysPtrace,
-        "CAP_SYS_PTRACE",
-        "executables and maps of other users' processes cannot be read: some crashes carry no executable path",
     ),
     (
         Capability::DacReadSearch,

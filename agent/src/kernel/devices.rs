@@ -78,8 +78,8 @@ pub enum DeviceError {
     },
 }
 
-/// All block devices, by name. A device without a number is left out: it vanished while being read, or it is one path
-/// of an NVMe multipath device, which no event names.
+/// All block devices, by name. A device without a number is left out: it vanished while being read, or it is the
+/// hidden disk of one path of an NVMe multipath device, whose number sysfs does not tell; events of it are printed by number.
 ///
 /// # Errors
 /// When the directory cannot be read.

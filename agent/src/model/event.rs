@@ -93,6 +93,15 @@ pub fn op_name(op: u32) -> &'static str {
     }
 }
 
+/// Name of an operation class, see `faultline_common::hist::op_class`.
+pub fn op_class_name(op_class: u32) -> &'static str {
+    match op_class {
+        0 => "read",
+        1 => "write",
+        _ => "other",
+    }
+}
+
 /// Whether the operation is a raw command from user space or a driver, not file-system I/O.
 pub fn is_passthrough(op: u32) -> bool {
     (32..=35).contains(&op)

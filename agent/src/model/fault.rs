@@ -81,6 +81,8 @@ pub struct Signal {
     pub evidence: Evidence,
     /// CLOCK_MONOTONIC ns of the kernel event that tipped the scale; `None` for a reading.
     pub cause_ns: Option<u64>,
+    /// Only further evidence of a living fault: neither opens one nor keeps it from clearing.
+    pub joins: bool,
 }
 
 /// A classified signal at one point of its life; what a `fault` line prints.

@@ -1,28 +1,26 @@
 //! Loader: the object and this kernel in, attached sensors with their health out.
 //!
-//! Every program loads and attaches alone; one failing never stops the others. aya creates all maps of an
-//! object together, so a map that fails to create is shrunk to its minimum, the sensors that need it are
-//! marked broken, and the object is loaded again.
+//! Every program loads and attaches alone; one failing never stops the others. How the maps come about is
+//! told in `create`.
 
 use std::{collections::BTreeMap, fs, os::fd::AsFd};
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
-    maps::{Map, MapData, MapError, RingBuf},
+    Ebpf, EbpfError,
+    maps::{Map, MapData, RingBuf},
     programs::{Program, ProgramError, ProgramFd},
 };
 use faultline_common::{
-    counter::CounterSlice,
     event::Field,
-    hist::{DEVICE_SLOTS, OPS, Row},
     offsets::{ABSENT, Offsets},
     sensor::SENSORS as COUNT,
-    tunable::{DEVICE_ENTRIES, DeviceEntry, Tunables},
+    tunable::Tunables,
 };
 use thiserror::Error;
 
 use super::{
-    COMMON_MAPS, HookKind, OBJECT_BYTES, ProgramSpec, Rung, SENSORS, SensorSpec,
+    HookKind, ProgramSpec, Rung, SENSORS, SensorSpec,
+    create::{self, arrays, data, ring},
     health::{self, Health},
     resolve,
 };
@@ -47,9 +45,7 @@ pub struct Options {
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// bpf(2) is refused.
-    #[error(
-        "the kernel refused bpf() for map {map}: {source}; run as root or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN{hint}"
-    )]
+    #[error("the kernel refused bpf() for map {map}: {source}; run as root or grant CAP_BPF and CAP_PERFMON{hint}")]
     Refused {
         /// The first map it was refused for.
         map: String,
@@ -180,7 +176,7 @@ pub fn load(facts: &KernelFacts, config: &Config, options: &Options) -> Result<L
     }
     let no_btf = btf.err().map(|e| e.to_string());
     let typed_btf = if no_btf.is_none() { aya::Btf::from_sys_fs().ok() } else { None };
-    let mut created = create(facts, config, options, &offsets)?;
+    let mut created = create::create(facts, config, options, &offsets)?;
     let mut attacher = Attacher {
         ebpf: &mut created.ebpf,
         offsets: &offsets,
@@ -198,7 +194,7 @@ pub fn load(facts: &KernelFacts, config: &Config, options: &Options) -> Result<L
     });
     let (links, programs) = (attacher.links, attacher.programs);
     let map_bytes = created.ebpf.maps().filter_map(|(_, map)| memlock(map)).sum();
-    let arrays = arrays(&mut created.ebpf, cpus as usize, facts.page_size as usize)?;
+    let arrays = arrays(&mut created, cpus as usize, facts.page_size as usize)?;
     store_tunables(&arrays.tunables, &config.limits);
     Ok(Loaded {
         health,
@@ -212,77 +208,6 @@ pub fn load(facts: &KernelFacts, config: &Config, options: &Options) -> Result<L
         links,
         ebpf: created.ebpf,
     })
-}
-
-struct Created {
-    ebpf: Ebpf,
-    /// Sensors that lost a map, and why.
-    broken: BTreeMap<u16, String>,
-    notes: Vec<String>,
-}
-
-/// Creates all maps; shrinks those that cannot be created.
-fn create(facts: &KernelFacts, config: &Config, options: &Options, offsets: &Offsets) -> Result<Created, LoadError> {
-    let cpus = facts.possible_cpus;
-    let mut entries: BTreeMap<&'static str, u32> = BTreeMap::from([
-        ("COUNTERS", cpus),
-        ("BLOCK_HIST", cpus * DEVICE_SLOTS * OPS),
-        ("CRITICAL", config.rings.critical_bytes),
-        ("BULK", config.rings.bulk_bytes),
-    ]);
-    let (mut broken, mut notes) = (BTreeMap::new(), Vec::new());
-    let level: u8 = if options.debug { aya_log::Level::Debug as u8 } else { 0 };
-    loop {
-        let mut loader = EbpfLoader::new();
-        loader.override_global("OFFSETS", offsets, true).override_global("AYA_LOG_LEVEL", &level, false);
-        for (map, count) in &entries {
-            loader.map_max_entries(map, *count);
-        }
-        let error = match loader.load(OBJECT_BYTES) {
-            Ok(ebpf) => return Ok(Created { ebpf, broken, notes }),
-            Err(error) => error,
-        };
-        let EbpfError::MapError(MapError::CreateError { name, io_error }) = error else {
-            return Err(LoadError::Object { release: facts.release.clone(), source: Box::new(error) });
-        };
-        if io_error.raw_os_error() == Some(libc::EPERM) {
-            return Err(LoadError::Refused { map: name, source: io_error, hint: capability_hint(facts) });
-        }
-        shrink(name, io_error, facts.page_size, &mut entries, &mut broken, &mut notes)?;
-    }
-}
-
-fn capability_hint(facts: &KernelFacts) -> String {
-    let missing: Vec<_> = facts.capabilities.missing_for_agent().into_iter().map(|m| m.0).collect();
-    if missing.is_empty() { String::new() } else { format!(" (missing: {})", missing.join(", ")) }
-}
-
-/// Takes a map that cannot be created down to its minimum and marks its sensors broken.
-fn shrink(
-    name: String,
-    io_error: std::io::Error,
-    page_size: u32,
-    entries: &mut BTreeMap<&'static str, u32>,
-    broken: &mut BTreeMap<u16, String>,
-    notes: &mut Vec<String>,
-) -> Result<(), LoadError> {
-    let known = SENSORS.iter().flat_map(|s| s.maps).chain(&COMMON_MAPS).find(|m| **m == name).copied();
-    let minimum = if matches!(name.as_str(), "CRITICAL" | "BULK") { page_size } else { 1 };
-    let before = known.and_then(|map| entries.get(map).copied());
-    let Some(map) = known.filter(|_| before != Some(minimum)) else {
-        return Err(LoadError::Map { map: name, entries: minimum, source: io_error });
-    };
-    let asked = before.map_or("its default size".to_owned(), |n| format!("{n} entries or bytes"));
-    let error = format!(
-        "map {map} could not be created with {asked}: {io_error}; lower rings.{}_bytes or free memory",
-        map.to_lowercase()
-    );
-    for sensor in SENSORS.iter().filter(|s| s.maps.contains(&map) || COMMON_MAPS.contains(&map)) {
-        broken.insert(sensor.number, error.clone());
-    }
-    notes.push(format!("map {map} was shrunk to {minimum}: {io_error}"));
-    entries.insert(map, minimum);
-    Ok(())
 }
 
 struct Attacher<'a> {
@@ -406,34 +331,6 @@ pub fn fdinfo(fd: std::os::fd::BorrowedFd<'_>, key: &str) -> Option<u64> {
     use std::os::fd::AsRawFd;
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
     text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
-}
-
-fn data(map: &Map) -> Option<&MapData> {
-    match map {
-        Map::Array(d) | Map::RingBuf(d) | Map::HashMap(d) | Map::LruHashMap(d) => Some(d),
-        _ => None,
-    }
-}
-
-fn ring(ebpf: &mut Ebpf, map: &'static str) -> Result<RingBuf<MapData>, LoadError> {
-    let taken = ebpf.take_map(map).ok_or(LoadError::Drift { map })?;
-    RingBuf::try_from(taken).map_err(|_| LoadError::Drift { map })
-}
-
-fn arrays(ebpf: &mut Ebpf, cpus: usize, page: usize) -> Result<Arrays, LoadError> {
-    let rows = cpus * (DEVICE_SLOTS * OPS) as usize;
-    Ok(Arrays {
-        counters: mapped::<CounterSlice>(ebpf, "COUNTERS", cpus, page)?,
-        hist: mapped::<Row>(ebpf, "BLOCK_HIST", rows, page)?,
-        devices: mapped::<DeviceEntry>(ebpf, "DEVICES", DEVICE_ENTRIES as usize, page)?,
-        tunables: mapped::<Tunables>(ebpf, "TUNABLES", 1, page)?,
-        cpus,
-    })
-}
-
-fn mapped<T>(ebpf: &Ebpf, map: &'static str, elements: usize, page: usize) -> Result<MappedArray, LoadError> {
-    let fd = ebpf.map(map).and_then(data).ok_or(LoadError::Drift { map })?.fd();
-    MappedArray::new::<T>(fd.as_fd(), elements, page).map_err(|source| LoadError::Mmap { map, source })
 }
 
 fn store_tunables(array: &MappedArray, t: &Tunables) {

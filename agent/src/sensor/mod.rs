@@ -2,6 +2,7 @@
 //! recording headers and tests walk. A sensor is one word; adding one is a file on each side and a line here.
 
 mod block_io;
+mod create;
 pub mod health;
 pub mod loader;
 pub mod logs;

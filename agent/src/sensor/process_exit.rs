@@ -19,6 +19,7 @@ const NEEDS: &[&[&str]] = &[
 const WANTS: &[(&str, &[&str])] = &[
     ("ppid", &["task_real_parent"]),
     ("uid", &["cred_uid"]),
+    ("cgroup_id", &["css_set_dfl_cgrp"]),
     ("parent_cgroup_id", &["css_set_dfl_cgrp"]),
     ("parent_cgroup_id", &["kernfs_id"]),
 ];

@@ -11,7 +11,6 @@ use crate::kernel::{Btf, KernelFacts, ParamType, TraceFormat};
 
 /// Offset name, struct, member path; several lines for one name are alternatives.
 const MEMBERS: &[(&str, &str, &str)] = &[
-    ("task_pid", "task_struct", "pid"),
     ("task_tgid", "task_struct", "tgid"),
     ("task_comm", "task_struct", "comm"),
     ("task_group_leader", "task_struct", "group_leader"),
@@ -82,6 +81,10 @@ pub fn resolve(facts: &KernelFacts, btf: Option<&Btf>, critical_bytes: u32) -> O
         memory_counters(btf, &mut offsets);
         memory_controller(btf, &mut offsets);
         arguments(btf, &mut offsets);
+    }
+    if facts.cgroups.v2.is_none() {
+        // The default hierarchy exists but nobody sorts processes in it: its ids would all name the root.
+        offsets.css_set_dfl_cgrp = ABSENT;
     }
     if let Some(tracefs) = &facts.tracefs {
         formats(tracefs, &mut offsets);

@@ -6,8 +6,6 @@
 //! much (and never in the other direction) the two losses may differ.
 #![expect(unsafe_code, reason = "sched_setscheduler has no safe wrapper")]
 
-use std::sync::atomic::Ordering;
-
 use anyhow::{Context, Result, ensure};
 use faultline::{
     clock::monotonic_ns,

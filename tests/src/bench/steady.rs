@@ -4,7 +4,7 @@
 //! The whole path is under the counter: source, tee of the recorder, decode, engine, outputs, sink. The counter starts after
 //! the first inputs, by which every buffer has its size, and ends before the reactor takes its buffers down.
 
-use std::{sync::atomic::Ordering, thread::JoinHandle};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, ensure};
 use faultline::{
@@ -104,7 +104,8 @@ impl Recorder {
     fn start(bench: &Bench, header: &Header) -> Result<(Tee, Self)> {
         let writer = RecordingWriter::create(bench.scratch.path("teed.flrec"), header)?;
         let (tee, tail) = recorder::pair()?;
-        let finish = Box::new(tail.finisher());
+        let finish = tail.finisher();
+        let finish = Box::new(move || finish(None));
         Ok((tee, Self { finish, task: std::thread::spawn(move || recorder::write(tail, writer)) }))
     }
 
