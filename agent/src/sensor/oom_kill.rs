@@ -8,7 +8,6 @@ const NEEDS: &[&[&str]] = &[&["arg_victim_is_task"]];
 
 /// Every optional field needs the victim's task, which some kernels do not pass.
 const WANTS: &[(&str, &[&str])] = &[
-    ("victim_pid", &["task_tgid"]),
     ("victim_comm", &["task_comm"]),
     ("anon_kb", &["mm_anon"]),
     ("file_kb", &["mm_file"]),
