@@ -22,6 +22,7 @@ use crate::{
         fault::Kind,
         input::{CounterReading, Fact, Input},
         output::Output,
+        snapshot::{Loader, Saver, SnapshotError},
     },
 };
 use loss::Ledger;
@@ -55,6 +56,36 @@ impl Engine {
             signals: Vec::with_capacity(crate::detect::MAX_SIGNALS),
             asked: BoundedMap::with_capacity(ASKED),
         }
+    }
+
+    /// Writes the whole state into `buffer`: an engine that loads it goes on exactly like this one. Bytes used, or
+    /// `None` when the buffer is too small.
+    pub fn save(&self, buffer: &mut [u8]) -> Option<usize> {
+        let mut to = Saver::new(buffer);
+        to.put(&self.now_ns);
+        self.context.units.save(&mut to);
+        self.context.victims.save(&mut to);
+        self.detectors.save(&mut to);
+        self.life.save(&mut to);
+        self.ledger.save(&mut to);
+        to.put(&self.asked);
+        to.finish()
+    }
+
+    /// Takes the state that [`Self::save`] wrote. The configuration stays this engine's own.
+    ///
+    /// # Errors
+    /// The snapshot is damaged or of another build; the engine is then good for nothing.
+    pub fn load(&mut self, snapshot: &[u8]) -> Result<(), SnapshotError> {
+        let mut from = Loader::new(snapshot)?;
+        self.now_ns = from.take()?;
+        self.context.units.load(&mut from)?;
+        self.context.victims.load(&mut from)?;
+        self.detectors.load(&mut from)?;
+        self.life.load(&mut from)?;
+        self.ledger.load(&mut from)?;
+        self.asked = from.take()?;
+        Ok(())
     }
 
     /// Takes one input in and appends what follows from it to `out`.

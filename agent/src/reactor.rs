@@ -8,7 +8,10 @@ use faultline_common::sensor::SENSORS;
 use crate::{
     decode::Decoder,
     engine::{Engine, OUTPUTS},
-    model::{input::Input, output::Output},
+    model::{
+        input::{Fact, Input},
+        output::Output,
+    },
     source::{EventSource, Taken},
 };
 
@@ -32,12 +35,13 @@ pub fn run(
 ) -> Tally {
     let mut tally = Tally::default();
     let mut outputs = Vec::with_capacity(OUTPUTS);
+    source.mark(&mut |buffer| engine.save(buffer));
     loop {
         let input = match source.next() {
             Taken::Frame(frame) => tally.decode(decoder, frame),
             Taken::Fact(fact) => Input::Fact(fact),
-            Taken::Gap(loss) => {
-                sink(&Output::Loss(loss), None);
+            Taken::Aside(output) => {
+                sink(&output, None);
                 continue;
             }
             Taken::End => return tally,
@@ -47,6 +51,9 @@ pub fn run(
         // By reference: an output is some 400 bytes, which a `drain` would move once more.
         outputs.iter().for_each(|output| sink(output, decided));
         outputs.clear();
+        if let Input::Fact(Fact::Tick { .. }) = input {
+            source.mark(&mut |buffer| engine.save(buffer));
+        }
     }
 }
 

@@ -83,6 +83,9 @@ pub struct Agent {
     pub lines: Vec<Line>,
 }
 
+/// The service's state directory, where flight recordings go.
+pub const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
+
 /// An agent that ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -149,6 +152,10 @@ impl Agent {
     pub fn spawn(mut command: Command) -> Result<Self> {
         let stderr = File::from(memfd_create("stderr", MFdFlags::MFD_CLOEXEC)?);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr.try_clone()?);
+        if !command.get_envs().any(|(name, _)| name == STATE_DIRECTORY) {
+            // No test leaves recordings in the machine's own state directory.
+            command.env(STATE_DIRECTORY, "/dev/null");
+        }
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let pipe: std::os::fd::OwnedFd = child.stdout.take().context("a pipe was asked for")?.into();
         let stdout = File::from(pipe);

@@ -169,6 +169,37 @@ fn a_reader_that_hangs_costs_lines_and_not_the_summary() {
 }
 
 #[test]
+fn what_led_to_a_fault_is_on_the_flight_recording() {
+    let Some(_machine) = machine("what_led_to_a_fault_is_on_the_flight_recording") else { return };
+    let folder = std::env::temp_dir().join(format!("faultline-state-{}", std::process::id()));
+    let flown = flown(&folder);
+    let _ = std::fs::remove_dir_all(&folder);
+    flown.unwrap();
+}
+
+fn flown(folder: &std::path::Path) -> Result<()> {
+    let mut command = Command::new(program::faultline()?);
+    command.args(["run", "--json"]).env(agent::STATE_DIRECTORY, folder);
+    let mut agent = Agent::start_command(command)?;
+    let expected = inject::prepare("crash")?.inject(&[])?;
+    agent.wait_for(&expected.describe(), |line| expected.is(line))?;
+    // The dump is due some seconds later, or with the end.
+    let live = agent.stop(Signal::SIGTERM)?;
+    ensure!(live.code()? == 0, "{}", live.stderr);
+    let mut dumps = std::fs::read_dir(folder.join("flight"))?;
+    let dump = dumps.next().context("no flight recording")??.path();
+    ensure!(dumps.next().is_none(), "one dump for one fault");
+    let replayed = recordings::replay(&dump, |_| {})?;
+    ensure!(replayed.code()? == 0, "{}", replayed.stderr);
+    let lines = |ended: &Ended| -> Vec<String> {
+        let told = ended.lines.iter().filter(|line| ["event", "fault", "loss"].contains(&line.kind()));
+        told.map(|line| line.text.clone()).collect()
+    };
+    ensure!(lines(&live) == lines(&replayed), "live {:#?}\nreplayed {:#?}", lines(&live), lines(&replayed));
+    Ok(())
+}
+
+#[test]
 fn only_one_agent_of_a_node_may_act() {
     let Some(_machine) = machine("only_one_agent_of_a_node_may_act") else { return };
     one_acts().unwrap();

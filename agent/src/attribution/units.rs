@@ -8,6 +8,7 @@ use crate::model::{
     entity::{Tree, unit_key},
     event,
     input::{CgroupName, TREE_MEMORY, TREE_PROCESS},
+    snapshot::{Loader, Saver, SnapshotError},
 };
 
 /// Cgroups remembered at the same time; the least recently used gives way and is asked for again.
@@ -16,7 +17,7 @@ const CGROUPS: usize = 16_384;
 const PER_WATCHED: usize = 8;
 
 /// A service unit as the detectors see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Unit {
     /// Hash of its name, see [`unit_key`].
     pub key: u64,
@@ -41,6 +42,21 @@ impl Units {
             watched_cgroups: BoundedMap::with_capacity((watched.len() * PER_WATCHED).max(1)),
             cgroups: BoundedMap::with_capacity(CGROUPS),
         }
+    }
+
+    /// Appends what was learnt.
+    pub fn save(&self, to: &mut Saver<'_>) {
+        to.put(&self.watched_cgroups);
+        to.put(&self.cgroups);
+    }
+
+    /// Takes what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// The snapshot is damaged.
+    pub fn load(&mut self, from: &mut Loader<'_>) -> Result<(), SnapshotError> {
+        (self.watched_cgroups, self.cgroups) = (from.take()?, from.take()?);
+        Ok(())
     }
 
     /// Takes a name in.

@@ -14,6 +14,7 @@ use crate::{
         entity::Entity,
         evidence::{Evidence, Value},
         fault::{Class, Fault, Kind, Signal, State},
+        snapshot::{Loader, Saver, SnapshotError},
     },
 };
 
@@ -28,7 +29,7 @@ pub struct LifeCycle {
     last_id: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 struct Life {
     fault: Fault,
     last_signal_ns: u64,
@@ -54,6 +55,21 @@ impl LifeCycle {
     /// No faults yet; ids start at 1.
     pub fn new(rule: &Faults) -> Self {
         Self { rule: *rule, alive: BoundedMap::with_capacity(ALIVE), last_id: 0 }
+    }
+
+    /// Appends the living faults.
+    pub fn save(&self, to: &mut Saver<'_>) {
+        to.put(&self.alive);
+        to.put(&self.last_id);
+    }
+
+    /// Takes what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// The snapshot is damaged.
+    pub fn load(&mut self, from: &mut Loader<'_>) -> Result<(), SnapshotError> {
+        (self.alive, self.last_id) = (from.take()?, from.take()?);
+        Ok(())
     }
 
     /// Takes a signal in. Prints a transition when a fault opens, opens again, or gets worse.

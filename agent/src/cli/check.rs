@@ -78,6 +78,15 @@ fn explain(config: &Config, name: &str) -> String {
         duration(config.faults.clear_after_ns),
         duration(config.faults.close_after_ns)
     ));
+    lines.push(match &config.flight {
+        flight if !flight.enabled => "The flight recorder is off.".into(),
+        flight => format!(
+            "When a fault opens, the last {} of all inputs go to {}; {} such recordings are kept.",
+            duration(flight.window_ns),
+            flight.directory().display(),
+            flight.keep
+        ),
+    });
     lines.push(String::new());
     lines.join("\n")
 }

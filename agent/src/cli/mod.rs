@@ -23,6 +23,7 @@ use crate::{
     config::{Config, ConfigError, Mode},
     drill::DrillError,
     export::Format,
+    model::snapshot::SnapshotError,
     privilege::LockError,
     sensor::loader::LoadError,
     source::{recording::RecordingError, replay::ReplayError},
@@ -105,6 +106,8 @@ enum CliError {
     Replay(#[from] ReplayError),
     #[error("{path}: {source}")]
     Table { path: String, source: crate::decode::TableError },
+    #[error("{path}: {source}")]
+    Snapshot { path: String, source: SnapshotError },
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
@@ -132,9 +135,12 @@ impl CliError {
 
     fn status(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Recording(_) | Self::Replay(_) | Self::Table { .. } | Self::Hook { .. } => {
-                BAD_INPUT
-            }
+            Self::Config(_)
+            | Self::Recording(_)
+            | Self::Replay(_)
+            | Self::Table { .. }
+            | Self::Snapshot { .. }
+            | Self::Hook { .. } => BAD_INPUT,
             Self::Drill(DrillError::UnknownDrill { .. }) => BAD_INPUT,
             _ => FINDING,
         }

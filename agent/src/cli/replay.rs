@@ -42,6 +42,10 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<ExitCode, CliError> {
     let mut text = String::new();
     health(&exporter, &header, &mut text);
     let mut engine = Engine::new(&config);
+    if !header.snapshot.is_empty() {
+        let path = args.file.display().to_string();
+        engine.load(&header.snapshot).map_err(|source| CliError::Snapshot { path, source })?;
+    }
     let mut printed = Ok(());
     let mut damaged = false;
     let tally = reactor::run(&mut source, &decoder, &mut engine, &mut |output, decided| {

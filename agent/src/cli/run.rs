@@ -23,6 +23,9 @@ pub struct RunArgs {
     /// Record every input into this file, for `faultline replay`.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// Keep no flight recording, whatever the configuration says.
+    #[arg(long)]
+    no_flight: bool,
     /// Use only this rung of a sensor's ladder, such as oom_kill=tracepoint; may be repeated.
     #[arg(long = "hook", value_name = "SENSOR=RUNG")]
     hooks: Vec<String>,
@@ -56,6 +59,7 @@ impl From<RecordArgs> for RunArgs {
             mode: Some(Mode::Observe),
             duration: args.duration,
             record: Some(args.out),
+            no_flight: false,
             hooks: Vec::new(),
             without: Vec::new(),
             output: args.output,
@@ -65,7 +69,8 @@ impl From<RecordArgs> for RunArgs {
 
 /// Runs the agent.
 pub(super) fn run(args: &RunArgs, debug: bool) -> Result<ExitCode, CliError> {
-    let (config, config_toml) = configuration(args.config.as_ref(), args.mode)?;
+    let (mut config, config_toml) = configuration(args.config.as_ref(), args.mode)?;
+    config.flight.enabled &= !args.no_flight;
     let options = loader::Options { hooks: hooks(&args.hooks)?, without: args.without.clone(), debug };
     let plan = session::Plan {
         config,

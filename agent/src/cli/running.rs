@@ -17,7 +17,7 @@ use super::{CliError, FINDING, print, session::Plan};
 use crate::{
     attribution::resolver::{self, Resolver},
     clock,
-    config::Config,
+    config::{self, Config},
     decode::Decoder,
     engine::Engine,
     export::{
@@ -25,13 +25,14 @@ use crate::{
         writer::{self, Lines, Sink},
     },
     kernel::KernelFacts,
-    model::input::Fact,
+    model::{input::Fact, output::Output},
     privilege,
     reactor::{self, Tally},
     sampler::{Counters, Disks},
     sensor::loader::{self, Loaded},
     source::{
-        live::{self, Live},
+        flight::{Flight, SEGMENTS, Shelf, Trigger},
+        live::{self, FlightTee, Live},
         queue::{Doorbell, FactSender},
         recorder::{self, LastGap, Tail, Tee},
         recording::{Header, RecordingError, RecordingWriter},
@@ -103,6 +104,41 @@ async fn recorded(task: Option<JoinHandle<Result<(), RecordingError>>>, deadline
     }
 }
 
+/// The flight recorder's task.
+struct FlightTask {
+    trigger: Trigger,
+    finish: Box<dyn FnOnce(Option<LastGap>) + Send>,
+    task: JoinHandle<()>,
+}
+
+impl FlightTask {
+    fn start(config: &config::Flight, header: Header) -> Result<Option<(Self, FlightTee)>, CliError> {
+        if !config.enabled {
+            return Ok(None);
+        }
+        let (tee, tail, buffer) = recorder::flight_pair().map_err(CliError::system("flight recorder queue"))?;
+        let finish = Box::new(tail.finisher());
+        let shelf = Shelf { dir: config.directory(), keep: config.keep };
+        let (flight, trigger) = Flight::new(tail, header, shelf);
+        let task = tokio::task::spawn_blocking(move || flight.run());
+        let tee = FlightTee::new(tee, buffer, config.window_ns / SEGMENTS as u64);
+        Ok(Some((Self { trigger, finish, task }, tee)))
+    }
+
+    fn finish(self) -> JoinHandle<()> {
+        (self.finish)(None);
+        self.task
+    }
+}
+
+/// Waits for a flight recording that is due at the end.
+async fn flight_written(task: Option<JoinHandle<()>>, deadline: Deadline) {
+    let Some(task) = task else { return };
+    if tokio::time::timeout(deadline.left(), task).await.is_err() {
+        tracing::warn!("a flight recording could not be written in time");
+    }
+}
+
 /// What the reactor thread leaves behind.
 struct Ended {
     engine: Engine,
@@ -121,6 +157,7 @@ pub(super) struct Running {
     lines: LineTask,
     finish_lines: Box<dyn FnOnce() + Send>,
     recording: Option<Recording>,
+    flight: Option<FlightTask>,
     resolver: Arc<resolver::Control>,
     sampler: JoinHandle<()>,
     /// Notified when going on makes no sense: nobody reads the lines any more, or the reactor ended.
@@ -133,6 +170,7 @@ impl Running {
         facts: &KernelFacts,
         loaded: &mut Loaded,
         exporter: Exporter,
+        header: Header,
         mut recording: Option<Recording>,
     ) -> Result<Self, CliError> {
         let (sender, queue, bell) = FactSender::new().map_err(CliError::system("fact queue"))?;
@@ -145,6 +183,7 @@ impl Running {
         let stop_wanted = Arc::new(Notify::new());
         let lines = start_lines(lines, exporter, resolver.clone(), stop_wanted.clone());
         let control = Arc::new(live::Control::default());
+        let (flight, flight_tee) = FlightTask::start(&plan.config.flight, header)?.unzip();
         let source = Live::new(live::Parts {
             critical: loaded.critical.take().ok_or(loader::LoadError::Drift { map: "CRITICAL" })?,
             bulk: loaded.bulk.take().ok_or(loader::LoadError::Drift { map: "BULK" })?,
@@ -153,11 +192,13 @@ impl Running {
             control: control.clone(),
             spin: plan.config.reactor.spin,
             tee: recording.as_mut().and_then(|r| r.tee.take()),
+            flight: flight_tee,
             last_facts: last_facts(counters),
         })
         .map_err(CliError::system("epoll"))?;
-        let reactor = start_reactor(plan.config.clone(), source, sink, stop_wanted.clone())?;
-        Ok(Self { reactor, control, bell, lines, finish_lines, recording, resolver, sampler, stop_wanted })
+        let trigger = flight.as_ref().map(|flight| flight.trigger.clone());
+        let reactor = start_reactor(plan.config.clone(), source, sink, trigger, stop_wanted.clone())?;
+        Ok(Self { reactor, control, bell, lines, finish_lines, recording, flight, resolver, sampler, stop_wanted })
     }
 
     /// Drains, ends every task, and prints the summary. `spare` prints it where the line writer hangs.
@@ -178,9 +219,13 @@ impl Running {
             (recording.finish)(ended.last_gap);
             recording.task
         });
-        // Both end by themselves; they are waited for at the same time.
-        let (lines, whole) =
-            tokio::join!(tokio::time::timeout(deadline.left(), self.lines), recorded(recording, deadline));
+        // All end by themselves; they are waited for at the same time.
+        let flown = self.flight.map(FlightTask::finish);
+        let (lines, whole, ()) = tokio::join!(
+            tokio::time::timeout(deadline.left(), self.lines),
+            recorded(recording, deadline),
+            flight_written(flown, deadline)
+        );
         let summary = Summary::new(&ended.engine, ended.tally, ended.sink.lost());
         let Ok(Ok((mut exporter, printed))) = lines else {
             return Err(nobody_reads(&spare, &summary));
@@ -285,6 +330,7 @@ fn start_reactor(
     config: Config,
     mut source: Live,
     mut sink: Sink,
+    trigger: Option<Trigger>,
     stop_wanted: Arc<Notify>,
 ) -> Result<std::thread::JoinHandle<Ended>, CliError> {
     std::thread::Builder::new()
@@ -299,7 +345,12 @@ fn start_reactor(
                 }
             }
             let mut engine = Engine::new(&config);
-            let mut push = |output: &_, decided| sink.push(output, decided);
+            let mut push = |output: &Output, decided| {
+                if let (Some(trigger), Some(fault)) = (&trigger, output.opened()) {
+                    trigger.pull(fault);
+                }
+                sink.push(output, decided);
+            };
             let tally = reactor::run(&mut source, &Decoder::live(), &mut engine, &mut push);
             Ended { engine, tally, sink, last_gap: source.last_gap() }
         })

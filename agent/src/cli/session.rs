@@ -66,13 +66,14 @@ async fn session(plan: Plan) -> Result<ExitCode, CliError> {
     let mut loaded = loader::load(&facts, &plan.config, &plan.options)?;
     privilege::trim_heap();
     report(&loaded, plan.config.mode);
+    let header = header(&facts, anchor, &plan, &loaded);
     let recording = match &plan.record {
-        Some(path) => Some(Recording::start(path, &header(&facts, anchor, &plan, &loaded))?),
+        Some(path) => Some(Recording::start(path, &header)?),
         None => None,
     };
     let exporter = || Exporter::new(anchor, plan.format, plan.config.events);
     print_health(&exporter(), &loaded)?;
-    let running = Running::start(&plan, &facts, &mut loaded, exporter(), recording)?;
+    let running = Running::start(&plan, &facts, &mut loaded, exporter(), header, recording)?;
     let logs = if plan.options.debug { LogBridge::start(loaded.ebpf_mut()) } else { None };
     let stop_wanted = running.stop_wanted.clone();
     tokio::select! {

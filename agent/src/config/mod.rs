@@ -3,7 +3,7 @@
 
 mod raw;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use faultline_common::{event::COMM_LEN, sensor::SENSORS, tunable::Tunables};
 use thiserror::Error;
@@ -127,6 +127,27 @@ pub struct Faults {
     pub close_after_ns: u64,
 }
 
+/// The flight recorder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flight {
+    /// Whether it runs.
+    pub enabled: bool,
+    /// The last so many ns are kept.
+    pub window_ns: u64,
+    /// Where recordings go when a fault opens; `None`: `flight` in the service's state directory.
+    pub dir: Option<PathBuf>,
+    /// Recordings kept.
+    pub keep: usize,
+}
+
+impl Flight {
+    /// The directory: as configured, else in systemd's `$STATE_DIRECTORY`, else in /var/lib/faultline.
+    pub fn directory(&self) -> PathBuf {
+        let state = || std::env::var_os("STATE_DIRECTORY").map_or_else(|| "/var/lib/faultline".into(), PathBuf::from);
+        self.dir.clone().unwrap_or_else(|| state().join("flight"))
+    }
+}
+
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -146,6 +167,8 @@ pub struct Config {
     pub detect: Detect,
     /// Life cycle.
     pub faults: Faults,
+    /// The flight recorder.
+    pub flight: Flight,
     /// Whether `event` lines are printed.
     pub events: bool,
 }

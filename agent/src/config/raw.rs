@@ -8,7 +8,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Config, ConfigError, CrashLoop, Detect, DiskLatency, Faults, Mode, Reactor, RetransmitStorm, Rings, Spin, Watch,
+    Config, ConfigError, CrashLoop, Detect, DiskLatency, Faults, Flight, Mode, Reactor, RetransmitStorm, Rings, Spin,
+    Watch,
 };
 use crate::detect::{crash::DEATHS, disk::BURST};
 
@@ -62,6 +63,12 @@ factor = 6.0                    # against what is usual for the peer
 clear_after = "30s"
 close_after = "30s"
 
+[flight]                        # the last minutes, written down when a fault opens
+enabled = true
+window = "2m"
+# dir = "/var/lib/faultline/flight"   # the default; under systemd $STATE_DIRECTORY/flight
+keep = 16                       # recordings; the oldest give way
+
 [output]
 events = true                   # print a line for every kernel event
 "#;
@@ -79,6 +86,7 @@ struct Raw {
     watch: RawWatch,
     detect: RawDetect,
     faults: RawFaults,
+    flight: RawFlight,
     output: RawOutput,
 }
 
@@ -170,6 +178,15 @@ struct RawRetransmitStorm {
 struct RawFaults {
     clear_after: Value<String>,
     close_after: Value<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawFlight {
+    enabled: Option<bool>,
+    window: Value<String>,
+    dir: Value<String>,
+    keep: Value<i64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -290,6 +307,7 @@ fn build(raw: Raw, check: &Checker<'_>) -> Result<Config, ConfigError> {
             retransmit_storm: retransmit_storm(&raw.detect.retransmit_storm, check)?,
         },
         faults: faults(&raw.faults, check)?,
+        flight: flight(&raw.flight, check)?,
         events: raw.output.events.unwrap_or(true),
     })
 }
@@ -435,6 +453,20 @@ fn retransmit_storm(raw: &RawRetransmitStorm, check: &Checker<'_>) -> Result<Ret
             "a share from 0 to 1000",
         )?,
         factor: check.factor("detect.retransmit_storm.factor", &raw.factor, 6.0)?,
+    })
+}
+
+fn flight(raw: &RawFlight, check: &Checker<'_>) -> Result<Flight, ConfigError> {
+    let window = "a duration from 4s to 1h";
+    let keep = check.number("flight.keep", &raw.keep, 16, 1..=10_000, "a count from 1 to 10000")?;
+    if let Some(dir) = raw.dir.as_ref().filter(|dir| !dir.as_ref().starts_with('/')) {
+        return Err(check.refuse("flight.dir", dir, "an absolute path"));
+    }
+    Ok(Flight {
+        enabled: raw.enabled.unwrap_or(true),
+        window_ns: check.duration("flight.window", &raw.window, 120 * SECOND, 4 * SECOND..=3600 * SECOND, window)?,
+        dir: raw.dir.as_ref().map(|dir| dir.as_ref().into()),
+        keep: keep as usize,
     })
 }
 

@@ -34,6 +34,8 @@ fn a_value_out_of_range_says_what_is_expected() {
         ("[detect.disk_latency]\noutlier = \"soon\"\n", "detect.disk_latency.outlier"),
         ("[detect.disk_latency]\nfactor = nan\n", "detect.disk_latency.factor"),
         ("[watch]\nunits = [\"nginx\"]\n", "watch.units"),
+        ("[flight]\nwindow = \"1s\"\n", "flight.window"),
+        ("[flight]\ndir = \"here\"\n", "flight.dir"),
         ("[watch]\nexecutables = [\"a-name-that-is-too-long\"]\n", "watch.executables"),
     ] {
         let message = error(text);

@@ -5,7 +5,11 @@
 //! marked it (from 6.16 its exit is told early): so the last deaths by SIGKILL are remembered for a moment.
 #![forbid(unsafe_code)]
 
-use crate::model::{bounded::BoundedMap, entity::Entity};
+use crate::model::{
+    bounded::BoundedMap,
+    entity::Entity,
+    snapshot::{Loader, Saver, SnapshotError},
+};
 
 /// Victims remembered at the same time.
 const VICTIMS: usize = 256;
@@ -21,7 +25,7 @@ pub struct OomVictims {
     killed: BoundedMap<u32, (Entity, u64)>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 struct Victim {
     entity: Entity,
     killed_ns: u64,
@@ -34,6 +38,21 @@ impl Default for OomVictims {
 }
 
 impl OomVictims {
+    /// Appends who is remembered.
+    pub fn save(&self, to: &mut Saver<'_>) {
+        to.put(&self.victims);
+        to.put(&self.killed);
+    }
+
+    /// Takes what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// The snapshot is damaged.
+    pub fn load(&mut self, from: &mut Loader<'_>) -> Result<(), SnapshotError> {
+        (self.victims, self.killed) = (from.take()?, from.take()?);
+        Ok(())
+    }
+
     /// Remembers a victim and the entity of its fault.
     pub fn mark(&mut self, pid: u32, entity: Entity, killed_ns: u64) {
         let _ = self.victims.insert_or_evict(pid, Victim { entity, killed_ns });

@@ -22,6 +22,7 @@ use crate::{
         evidence::Evidence,
         fault::{Kind, Severity, Signal},
         input::Fact,
+        snapshot::{Loader, Saver, SnapshotError},
     },
 };
 
@@ -40,7 +41,7 @@ pub struct Crash {
 }
 
 /// The last deaths of one entity, a ring of times.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 struct Deaths {
     at_ns: [u64; DEATHS],
     total: usize,
@@ -151,6 +152,15 @@ impl Detector for Crash {
     }
 
     fn fact(&mut self, _: &Fact, _: &mut Context, _: &mut Signals) {}
+
+    fn save(&self, to: &mut Saver<'_>) {
+        to.put(&self.followed);
+    }
+
+    fn load(&mut self, from: &mut Loader<'_>) -> Result<(), SnapshotError> {
+        self.followed = from.take()?;
+        Ok(())
+    }
 }
 
 /// The victim's exit, joined to the `oom_kill` that caused it.

@@ -19,6 +19,7 @@ use crate::{
         evidence::Evidence,
         fault::{Kind, Severity, Signal},
         input::{DiskReading, Fact},
+        snapshot::{Loader, Saver, SnapshotError},
     },
 };
 
@@ -41,14 +42,15 @@ pub struct Disk {
     levels: BoundedMap<(u32, u32), Level>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 struct Burst {
+    #[serde(with = "crate::model::snapshot::array")]
     at_ns: [u64; BURST],
     total: usize,
     worst_ns: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 struct Level {
     baseline: Baseline,
     bad: u8,
@@ -172,5 +174,15 @@ impl Detector for Disk {
         if let Fact::Disk(reading) = fact {
             self.reading(reading, out);
         }
+    }
+
+    fn save(&self, to: &mut Saver<'_>) {
+        to.put(&self.bursts);
+        to.put(&self.levels);
+    }
+
+    fn load(&mut self, from: &mut Loader<'_>) -> Result<(), SnapshotError> {
+        (self.bursts, self.levels) = (from.take()?, from.take()?);
+        Ok(())
     }
 }

@@ -16,6 +16,7 @@ use crate::{
         evidence::{Evidence, Value},
         fault::{Kind, Severity, Signal},
         input::Fact,
+        snapshot::{Loader, Saver, SnapshotError},
     },
 };
 use faultline_common::event::OomKill;
@@ -41,6 +42,13 @@ pub trait Detector {
     fn observe(&mut self, event: &Event, context: &mut Context, out: &mut Signals);
     /// A reading or a tick passed.
     fn fact(&mut self, fact: &Fact, context: &mut Context, out: &mut Signals);
+    /// Appends what was learnt.
+    fn save(&self, to: &mut Saver<'_>);
+    /// Takes what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// The snapshot is damaged.
+    fn load(&mut self, from: &mut Loader<'_>) -> Result<(), SnapshotError>;
 }
 
 /// All detectors of this build.
@@ -61,6 +69,24 @@ impl Detectors {
         }
     }
 
+    fn all(&mut self) -> [&mut dyn Detector; 3] {
+        [&mut self.crash, &mut self.disk, &mut self.retransmit]
+    }
+
+    /// Appends what every detector learnt.
+    pub fn save(&self, to: &mut Saver<'_>) {
+        let all: [&dyn Detector; 3] = [&self.crash, &self.disk, &self.retransmit];
+        all.into_iter().for_each(|detector| detector.save(to));
+    }
+
+    /// Takes what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// The snapshot is damaged.
+    pub fn load(&mut self, from: &mut Loader<'_>) -> Result<(), SnapshotError> {
+        self.all().into_iter().try_for_each(|detector| detector.load(from))
+    }
+
     /// Hands an event to the detector of its sensor.
     pub fn observe(&mut self, event: &Event, context: &mut Context, out: &mut Signals) {
         match event {
@@ -73,9 +99,7 @@ impl Detectors {
 
     /// Hands a fact to every detector.
     pub fn fact(&mut self, fact: &Fact, context: &mut Context, out: &mut Signals) {
-        self.crash.fact(fact, context, out);
-        self.disk.fact(fact, context, out);
-        self.retransmit.fact(fact, context, out);
+        self.all().into_iter().for_each(|detector| detector.fact(fact, context, out));
     }
 }
 

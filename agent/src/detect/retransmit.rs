@@ -19,6 +19,7 @@ use crate::{
         evidence::Evidence,
         fault::{Kind, Severity, Signal},
         input::Fact,
+        snapshot::{Loader, Saver, SnapshotError},
     },
 };
 
@@ -40,7 +41,7 @@ pub struct Retransmit {
     peers: BoundedMap<([u8; 16], u16), Peer>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 struct Peer {
     /// Number of the slot that `slots[slot % SLOTS]` counts.
     slot: u64,
@@ -50,7 +51,7 @@ struct Peer {
     usual: Baseline,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 struct Slot {
     retransmits: u64,
     /// Retransmits and segments of sockets whose totals are known.
@@ -58,7 +59,7 @@ struct Slot {
     segments: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 struct Socket {
     address: u64,
     segs_out: u32,
@@ -187,5 +188,14 @@ impl Detector for Retransmit {
                 out.push(signal(*key, &sum, usual, None));
             }
         }
+    }
+
+    fn save(&self, to: &mut Saver<'_>) {
+        to.put(&self.peers);
+    }
+
+    fn load(&mut self, from: &mut Loader<'_>) -> Result<(), SnapshotError> {
+        self.peers = from.take()?;
+        Ok(())
     }
 }

@@ -41,7 +41,7 @@ pub struct AgentCommand {
 
 impl Default for AgentCommand {
     fn default() -> Self {
-        let args = ["run", "--mode", "observe", "--json"].map(OsString::from).to_vec();
+        let args = ["run", "--mode", "observe", "--json", "--no-flight"].map(OsString::from).to_vec();
         Self { program: PathBuf::from("/proc/self/exe"), args }
     }
 }

@@ -10,6 +10,7 @@ use faultline_common::{
 use crate::model::{
     input::CounterReading,
     output::{Loss, LossReason, Output},
+    snapshot::{Loader, Saver, SnapshotError},
 };
 
 /// How long a loss lowers confidence, ns.
@@ -23,6 +24,21 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Appends the book.
+    pub fn save(&self, to: &mut Saver<'_>) {
+        to.put(&self.last);
+        to.put(&self.last_loss_ns);
+    }
+
+    /// Takes what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// The snapshot is damaged.
+    pub fn load(&mut self, from: &mut Loader<'_>) -> Result<(), SnapshotError> {
+        (self.last, self.last_loss_ns) = (from.take()?, from.take()?);
+        Ok(())
+    }
+
     /// Compares a reading with the one before it.
     pub fn counters(&mut self, reading: &CounterReading, out: &mut Vec<Output>) {
         for sensor in 0..SENSORS {

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 /// A learned level.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Baseline {
     mean: f64,
     samples: u32,

@@ -96,9 +96,94 @@ impl Serialize for Evidence {
     }
 }
 
+/// Evidence as it is, for the engine's snapshot: unlike the printed form, it can be read back.
+pub mod exact {
+    use std::{
+        collections::BTreeSet,
+        sync::{Mutex, PoisonError},
+    };
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeSeq};
+
+    use super::{COMM_LEN, Evidence, Value};
+
+    #[derive(Serialize, Deserialize)]
+    enum Exact<'a> {
+        Number(u64),
+        Flag(bool),
+        Word(&'a str),
+        Comm([u8; COMM_LEN]),
+    }
+
+    /// As a sequence of names and values.
+    ///
+    /// # Errors
+    /// The serialiser's.
+    pub fn serialize<S: Serializer>(evidence: &Evidence, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut facts = serializer.serialize_seq(Some(evidence.len))?;
+        for (name, value) in evidence.facts() {
+            let value = match value {
+                Value::Number(n) => Exact::Number(*n),
+                Value::Flag(b) => Exact::Flag(*b),
+                Value::Word(w) => Exact::Word(w),
+                Value::Comm(c) => Exact::Comm(*c),
+            };
+            facts.serialize_element(&(name, value))?;
+        }
+        facts.end()
+    }
+
+    /// From [`serialize`]'s sequence.
+    ///
+    /// # Errors
+    /// The deserialiser's.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Evidence, D::Error> {
+        let mut evidence = Evidence::EMPTY;
+        for (name, value) in Vec::<(&str, Exact<'_>)>::deserialize(deserializer)? {
+            let value = match value {
+                Exact::Number(n) => Value::Number(n),
+                Exact::Flag(b) => Value::Flag(b),
+                Exact::Word(w) => Value::Word(word(w)),
+                Exact::Comm(c) => Value::Comm(c),
+            };
+            evidence.set(word(name), value);
+        }
+        Ok(evidence)
+    }
+
+    /// Words of a snapshot that are kept for ever; only a replay reads snapshots, and a forged one must not fill
+    /// the memory.
+    const WORDS: usize = 1024;
+
+    /// The word as one that lives as long as the program.
+    fn word(text: &str) -> &'static str {
+        static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get(text) {
+            Some(word) => word,
+            None if known.len() >= WORDS => "unknown",
+            None => {
+                let word: &'static str = Box::leak(text.into());
+                known.insert(word);
+                word
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_exact_form_comes_back() {
+        #[derive(serde::Serialize, serde::Deserialize)]
+        struct Kept(#[serde(with = "exact")] Evidence);
+        let evidence = Evidence::EMPTY.number("a", 1).flag("b", true).word("by", "burst").comm("c", [255; COMM_LEN]);
+        let bytes = postcard::to_stdvec(&Kept(evidence)).expect("plain values serialise");
+        let Kept(read) = postcard::from_bytes(&bytes).expect("what was written");
+        assert_eq!(read, evidence);
+    }
 
     #[test]
     fn keeps_order_replaces_and_never_overflows() {

@@ -1,11 +1,11 @@
 //! Signal and fault: a detector's finding, and what it becomes once it is classified and has a life.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{entity::Entity, evidence::Evidence};
 
 /// What is wrong, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A process died of a signal that means it broke, or a watched unit's main process failed.
@@ -23,7 +23,7 @@ pub enum Kind {
 }
 
 /// The six classes of faults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
     /// Hardware, network or software of the node itself.
@@ -41,7 +41,7 @@ pub enum Class {
 }
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Worth knowing.
@@ -55,7 +55,7 @@ pub enum Severity {
 }
 
 /// Where a fault stands in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// It is going on.
@@ -86,7 +86,7 @@ pub struct Signal {
 }
 
 /// A classified signal at one point of its life; what a `fault` line prints.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fault {
     /// Number of the fault since the agent started, from 1.
     pub id: u64,
@@ -105,6 +105,7 @@ pub struct Fault {
     /// What is ill.
     pub entity: Entity,
     /// The facts of the latest signal, with the count of signals.
+    #[serde(with = "super::evidence::exact")]
     pub evidence: Evidence,
     /// Engine time of the first signal, ns.
     pub opened_ns: u64,

@@ -9,3 +9,4 @@ pub mod evidence;
 pub mod fault;
 pub mod input;
 pub mod output;
+pub mod snapshot;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     event::Event,
-    fault::Fault,
+    fault::{Fault, State},
     input::{CgroupName, DeviceName},
 };
 
@@ -37,6 +37,16 @@ impl Output {
             Self::Fault(fault) => fault.at_ns,
             Self::Loss(loss) => loss.to_ns,
             Self::Cgroups(_) | Self::Devices(_) | Self::Unresolved { .. } => 0,
+        }
+    }
+}
+
+impl Output {
+    /// The number of the fault that opens with this, for the first time.
+    pub fn opened(&self) -> Option<u64> {
+        match self {
+            Self::Fault(fault) if fault.state == State::Open && fault.at_ns == fault.opened_ns => Some(fault.id),
+            _ => None,
         }
     }
 }

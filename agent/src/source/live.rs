@@ -58,6 +58,7 @@ pub struct Live {
     control: Arc<Control>,
     spin: Spin,
     tee: Option<Tee>,
+    flight: Option<FlightTee>,
     last_facts: LastFacts,
     state: State,
     seq: u64,
@@ -73,6 +74,21 @@ enum State {
     Draining { until_ns: u64 },
     LastFacts,
     Ended,
+}
+
+/// The flight recorder's half in the reactor.
+pub struct FlightTee {
+    tee: Tee,
+    buffer: Vec<u8>,
+    every_ns: u64,
+    next_ns: u64,
+}
+
+impl FlightTee {
+    /// With a buffer for snapshots, one every so many ns.
+    pub fn new(tee: Tee, buffer: Vec<u8>, every_ns: u64) -> Self {
+        Self { tee, buffer, every_ns, next_ns: 0 }
+    }
 }
 
 /// Everything a live source is made of.
@@ -91,6 +107,8 @@ pub struct Parts {
     pub spin: Spin,
     /// Copies every input.
     pub tee: Option<Tee>,
+    /// Copies every input for the flight recorder, too.
+    pub flight: Option<FlightTee>,
     /// Asked when the rings are empty for good, until it has no more.
     pub last_facts: LastFacts,
 }
@@ -117,6 +135,7 @@ impl Live {
             control: parts.control,
             spin: parts.spin,
             tee: parts.tee,
+            flight: parts.flight,
             last_facts: parts.last_facts,
             state: State::Running,
             seq: 0,
@@ -132,12 +151,15 @@ impl Live {
         self.tee.as_ref().and_then(Tee::last_gap)
     }
 
+    fn tees(&mut self) -> impl Iterator<Item = &mut Tee> {
+        self.tee.iter_mut().chain(self.flight.iter_mut().map(|flight| &mut flight.tee))
+    }
+
     /// Numbers a fact and hands it over.
     fn hand(&mut self, fact: Fact) -> Taken<'static> {
         self.seq += 1;
-        if let Some(tee) = &mut self.tee {
-            tee.fact(self.seq, self.now_ns, &fact);
-        }
+        let (seq, now_ns) = (self.seq, self.now_ns);
+        self.tees().for_each(|tee| tee.fact(seq, now_ns, &fact));
         Taken::Fact(fact)
     }
 
@@ -150,7 +172,7 @@ impl Live {
         if let Some(ktime) = frame.get(..8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes) {
             self.now_ns = self.now_ns.max(ktime);
         }
-        if let Some(tee) = &mut self.tee {
+        for tee in self.tee.iter_mut().chain(self.flight.iter_mut().map(|flight| &mut flight.tee)) {
             tee.frame(self.seq, self.now_ns, frame);
         }
         Taken::Frame(frame)
@@ -248,9 +270,16 @@ impl EventSource for Live {
 
     fn decided(&mut self) -> Option<u64> {
         let now = clock::monotonic_ns();
-        if let Some(tee) = &mut self.tee {
-            tee.decided(self.seq, now);
-        }
+        let seq = self.seq;
+        self.tees().for_each(|tee| tee.decided(seq, now));
         Some(now)
+    }
+
+    fn mark(&mut self, save: &mut dyn FnMut(&mut [u8]) -> Option<usize>) {
+        let Some(flight) = self.flight.as_mut().filter(|flight| self.now_ns >= flight.next_ns) else { return };
+        flight.next_ns = self.now_ns + flight.every_ns;
+        if let Some(used) = save(&mut flight.buffer) {
+            flight.tee.snapshot(self.seq, self.now_ns, &flight.buffer[..used]);
+        }
     }
 }

@@ -20,6 +20,10 @@ use crate::model::input::Fact;
 
 /// Bytes that may wait for the disk.
 const QUEUE: usize = 8 << 20;
+/// Bytes that may wait for the flight recorder, which writes to memory.
+const FLIGHT_QUEUE: usize = 2 << 20;
+/// Largest snapshot of the engine.
+const SNAPSHOT: usize = FLIGHT_QUEUE - (64 << 10);
 /// Largest serialised fact; the resolver splits its lists of cgroups to stay far below.
 const SCRATCH: usize = 256 << 10;
 /// In the queue: kind, length, sequence number.
@@ -42,6 +46,8 @@ pub struct Tail {
     finished: Arc<OnceLock<Option<LastGap>>>,
     /// Inputs that did not fit into the queue.
     pub lost: Arc<AtomicU64>,
+    /// The part of a record that came so far.
+    pending: BytesMut,
 }
 
 /// A gap and the number of the first input that it stands for.
@@ -52,11 +58,24 @@ pub type LastGap = (u64, Gap);
 /// # Errors
 /// What eventfd(2) says.
 pub fn pair() -> nix::Result<(Tee, Tail)> {
-    let (producer, consumer) = RingBuffer::new(QUEUE);
+    pair_of(QUEUE)
+}
+
+/// Both halves for the flight recorder, and the buffer for snapshots.
+///
+/// # Errors
+/// What eventfd(2) says.
+pub fn flight_pair() -> nix::Result<(Tee, Tail, Vec<u8>)> {
+    // Zeroed pages that nobody touches cost nothing: memory is locked on fault.
+    pair_of(FLIGHT_QUEUE).map(|(tee, tail)| (tee, tail, vec![0; SNAPSHOT]))
+}
+
+fn pair_of(bytes: usize) -> nix::Result<(Tee, Tail)> {
+    let (producer, consumer) = RingBuffer::new(bytes);
     let bell = Doorbell::new()?;
     let lost = Arc::new(AtomicU64::new(0));
     let tee = Tee { queue: producer, bell: bell.clone(), scratch: vec![0; SCRATCH], gap: None, lost: lost.clone() };
-    Ok((tee, Tail { queue: consumer, bell, finished: Arc::new(OnceLock::new()), lost }))
+    Ok((tee, Tail { queue: consumer, bell, finished: Arc::new(OnceLock::new()), lost, pending: BytesMut::new() }))
 }
 
 impl Tee {
@@ -76,6 +95,11 @@ impl Tee {
             Err(_) => self.skip(seq, at_ns),
         }
         self.scratch = scratch;
+    }
+
+    /// Copies the engine's state as it is between two inputs.
+    pub fn snapshot(&mut self, seq: u64, at_ns: u64, state: &[u8]) {
+        self.record(RecordKind::Snapshot, seq, at_ns, state);
     }
 
     /// Copies the moment of a decision.
@@ -141,12 +165,13 @@ fn scatter(first: &mut [u8], second: &mut [u8], at: usize, bytes: &[u8]) -> usiz
 /// # Errors
 /// The first failed write; what stands in the file up to then is a valid recording.
 pub fn write(mut tail: Tail, mut writer: RecordingWriter<std::fs::File>) -> Result<(), RecordingError> {
-    let mut pending = BytesMut::with_capacity(1 << 16);
+    let mut pending = std::mem::take(&mut tail.pending);
     loop {
         // Read before the queue: what is pushed before the reactor ends is then still seen.
         let finished = tail.finished.get().copied();
         let took = take(&mut tail.queue, &mut pending);
-        if let Err(error) = drain(&mut pending, &mut writer) {
+        let drained = drain(&mut pending, &mut |record| writer.append(record.kind, record.seq, record.body));
+        if let Err(error) = drained {
             // Leave a valid file behind; the reader reports a torn tail either way.
             let _ = writer.truncate_to_last_block();
             return Err(error);
@@ -165,7 +190,54 @@ pub fn write(mut tail: Tail, mut writer: RecordingWriter<std::fs::File>) -> Resu
     }
 }
 
+/// A record on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a> {
+    /// What it is.
+    pub kind: RecordKind,
+    /// Number of the input it belongs to.
+    pub seq: u64,
+    /// Its bytes.
+    pub body: &'a [u8],
+}
+
+impl<'a> Kept<'a> {
+    /// The first record of a queue's bytes and what stands behind it; `None` when not all of it is there yet.
+    pub fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let mut head = bytes.get(..HEAD)?;
+        let (kind, len, seq) = (head.get_u8(), head.get_u32_le() as usize, head.get_u64_le());
+        let body = bytes.get(HEAD..HEAD + len)?;
+        Some((Self { kind: RecordKind::from_code(kind), seq, body }, &bytes[HEAD + len..]))
+    }
+}
+
 impl Tail {
+    /// Whether the reactor has ended. Ask before [`Self::take_whole`]: what was pushed before is then still seen.
+    pub fn finished(&self) -> bool {
+        self.finished.get().is_some()
+    }
+
+    /// Hands out the records that wait, for a consumer that cannot fail; whether there were any.
+    pub fn take_whole(&mut self, keep: &mut impl FnMut(Kept<'_>)) -> bool {
+        let took = take(&mut self.queue, &mut self.pending);
+        let done: Result<(), std::convert::Infallible> = drain(&mut self.pending, &mut |record| {
+            keep(record);
+            Ok(())
+        });
+        let Ok(()) = done;
+        took
+    }
+
+    /// Sleeps until there is something, or the reactor ends, or the time is over.
+    pub fn wait(&self, timeout_ms: u16) {
+        self.bell.wait(timeout_ms, || self.queue.is_empty() && !self.finished());
+    }
+
+    /// What wakes [`Self::wait`].
+    pub fn bell(&self) -> Arc<Doorbell> {
+        self.bell.clone()
+    }
+
     /// A handle that ends [`write`] once the queue is empty. It takes what [`Tee::last_gap`] said at the end.
     pub fn finisher(&self) -> impl FnOnce(Option<LastGap>) + Send + use<> {
         let (finished, bell) = (self.finished.clone(), self.bell.clone());
@@ -187,17 +259,12 @@ fn take(queue: &mut Consumer<u8>, pending: &mut BytesMut) -> bool {
     took
 }
 
-/// Appends the whole records in `pending`; a part of one stays for the next time.
-fn drain(pending: &mut BytesMut, writer: &mut RecordingWriter<std::fs::File>) -> Result<(), RecordingError> {
-    while pending.len() >= HEAD {
-        let mut head = &pending[..HEAD];
-        let (kind, len, seq) = (head.get_u8(), head.get_u32_le() as usize, head.get_u64_le());
-        if pending.len() < HEAD + len {
-            return Ok(());
-        }
-        pending.advance(HEAD);
-        let body = pending.split_to(len);
-        writer.append(RecordKind::from_code(kind), seq, &body)?;
+/// Hands out the whole records in `pending`; a part of one stays for the next time.
+fn drain<E>(pending: &mut BytesMut, keep: &mut impl FnMut(Kept<'_>) -> Result<(), E>) -> Result<(), E> {
+    while let Some((record, _)) = Kept::split(pending) {
+        let len = HEAD + record.body.len();
+        keep(record)?;
+        pending.advance(len);
     }
     Ok(())
 }

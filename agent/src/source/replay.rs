@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::{
     input::Fact,
-    output::{Loss, LossReason},
+    output::{Loss, LossReason, Output},
 };
 
 /// Why a recording cannot be replayed further.
@@ -111,13 +111,9 @@ impl Replay {
         }
         self.ended = true;
         match self.reader.end() {
-            End::Torn { .. } | End::Damaged { .. } => Taken::Gap(Loss {
-                sensor: None,
-                count: 0,
-                reason: LossReason::RecordingDamaged,
-                from_ns: self.last_ns,
-                to_ns: self.last_ns,
-            }),
+            End::Torn { .. } | End::Damaged { .. } => {
+                missing(LossReason::RecordingDamaged, Gap { count: 0, from_ns: self.last_ns, to_ns: self.last_ns })
+            }
             _ => Taken::End,
         }
     }
@@ -141,6 +137,19 @@ impl Replay {
     }
 }
 
+fn missing(reason: LossReason, gap: Gap) -> Taken<'static> {
+    let Gap { count, from_ns, to_ns } = gap;
+    Taken::Aside(Output::Loss(Loss { sensor: None, count, reason, from_ns, to_ns }))
+}
+
+fn names(body: &[u8]) -> Option<Output> {
+    match postcard::from_bytes(body) {
+        Ok(Fact::Cgroups(names)) => Some(Output::Cgroups(names)),
+        Ok(Fact::Devices(names)) => Some(Output::Devices(names)),
+        _ => None,
+    }
+}
+
 impl EventSource for Replay {
     fn next(&mut self) -> Taken<'_> {
         loop {
@@ -158,17 +167,16 @@ impl EventSource for Replay {
                 RecordKind::Input => return self.fact(),
                 RecordKind::Gap => {
                     if let Some(gap) = Gap::decode(&self.current.body) {
-                        return Taken::Gap(Loss {
-                            sensor: None,
-                            count: gap.count,
-                            reason: LossReason::RecorderGap,
-                            from_ns: gap.from_ns,
-                            to_ns: gap.to_ns,
-                        });
+                        return missing(LossReason::RecorderGap, gap);
                     }
                 }
-                // An annotation nobody asked for, or a kind of a later version.
-                RecordKind::Annotation | RecordKind::Unknown(_) => {}
+                RecordKind::Names => {
+                    if let Some(names) = names(&self.current.body) {
+                        return Taken::Aside(names);
+                    }
+                }
+                // An annotation nobody asked for, a snapshot to go on from, or a kind of a later version.
+                RecordKind::Annotation | RecordKind::Snapshot | RecordKind::Unknown(_) => {}
             }
         }
     }

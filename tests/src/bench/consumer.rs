@@ -15,13 +15,18 @@ use faultline::{
     decode::Decoder,
     engine::{Engine, OUTPUTS},
     export::{Exporter, Format, writer},
-    model::{event::Event, input::Input, output::Output},
+    model::{
+        event::Event,
+        input::{Fact, Input},
+        output::Output,
+    },
     sensor::loader::{self, Loaded},
     source::{
         EventSource, Taken,
-        live::{Control, Live, Parts},
+        flight::{Flight, SEGMENTS, Shelf},
+        live::{Control, FlightTee, Live, Parts},
         queue::FactSender,
-        recorder::Tee,
+        recorder::{self, Tee},
     },
 };
 use faultline_common::event::{COMM_LEN, ProcessExit};
@@ -30,6 +35,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::{
     alloc,
     machine::{self, Owned, Places},
+    synthetic::header,
 };
 
 /// Who takes the events.
@@ -189,7 +195,8 @@ pub fn bare(args: &[String]) -> Result<()> {
 pub fn agent(args: &[String]) -> Result<()> {
     let orders = Orders::parse(args)?;
     let mut loaded = orders.load()?;
-    let mut source = live(&mut loaded, &orders.config, None)?.0;
+    let flight = fly(&orders.config, orders.aside)?;
+    let mut source = live(&mut loaded, &orders.config, None, Some(flight))?.0;
     let lines = Discarded::start(&orders.config, orders.aside)?;
     let mut sink = lines.sink;
     let (decoder, mut engine) = (Decoder::live(), Engine::new(&orders.config));
@@ -203,7 +210,7 @@ pub fn agent(args: &[String]) -> Result<()> {
                 Err(malformed) => (Input::Malformed { sensor: malformed.sensor }, None),
             },
             Taken::Fact(fact) => (Input::Fact(fact), None),
-            Taken::Gap(_) | Taken::End => bail!("the source ended by itself"),
+            Taken::Aside(_) | Taken::End => bail!("the source ended by itself"),
         };
         engine.step(&input, &mut outputs);
         let now = monotonic_ns();
@@ -214,6 +221,9 @@ pub fn agent(args: &[String]) -> Result<()> {
             }
         }
         outputs.drain(..).for_each(|output| sink.push(&output, Some(now)));
+        if let Input::Fact(Fact::Tick { .. }) = input {
+            source.mark(&mut |buffer| engine.save(buffer));
+        }
     }
     let allocations = alloc::stop();
     (lines.finish)();
@@ -232,7 +242,12 @@ fn ours(event: &Event, name: &[u8; COMM_LEN]) -> Option<u64> {
 ///
 /// # Errors
 /// The rings were taken before, or the kernel has no more descriptors.
-pub fn live(loaded: &mut Loaded, config: &Config, tee: Option<Tee>) -> Result<(Live, Arc<Control>, FactSender)> {
+pub fn live(
+    loaded: &mut Loaded,
+    config: &Config,
+    tee: Option<Tee>,
+    flight: Option<FlightTee>,
+) -> Result<(Live, Arc<Control>, FactSender)> {
     let (sender, facts, bell) = FactSender::new()?;
     let control = Arc::new(Control::default());
     let source = Live::new(Parts {
@@ -243,9 +258,26 @@ pub fn live(loaded: &mut Loaded, config: &Config, tee: Option<Tee>) -> Result<(L
         control: control.clone(),
         spin: config.reactor.spin,
         tee,
+        flight,
         last_facts: Box::new(|| None),
     })?;
     Ok((source, control, sender))
+}
+
+/// The flight recorder as a session has it, its keeping half on a thread aside; nobody asks for a dump.
+///
+/// # Errors
+/// No descriptor or no thread.
+pub fn fly(config: &Config, cpu: usize) -> Result<FlightTee> {
+    let (tee, tail, buffer) = recorder::flight_pair()?;
+    let shelf = Shelf { dir: config.flight.directory(), keep: config.flight.keep };
+    let (flight, _) = Flight::new(tail, header(), shelf);
+    let keep = move || {
+        let _ = machine::pin(cpu);
+        flight.run();
+    };
+    std::thread::Builder::new().name("flight".into()).spawn(keep)?;
+    Ok(FlightTee::new(tee, buffer, config.flight.window_ns / SEGMENTS as u64))
 }
 
 /// The agent's line writer, on a thread aside, into nothing.

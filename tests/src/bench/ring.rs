@@ -86,7 +86,7 @@ impl Level {
         let config = machine::config("adaptive", more)?.0;
         let mut loaded = loader::load(&machine::facts(), &config, &loader::Options::default())?;
         let counters = Counters::new(loaded.arrays.clone(), std::mem::take(&mut loaded.programs));
-        let (source, control, sender) = live(&mut loaded, &config, None)?;
+        let (source, control, sender) = live(&mut loaded, &config, None, None)?;
         let cpu = if self.starved { bench.places.generator } else { bench.places.consumer };
         let (starved, capacity) = (self.starved, self.order.count as usize);
         let consumer = std::thread::spawn(move || consume(source, &config, cpu, starved, capacity));

@@ -26,7 +26,7 @@ use faultline::{
 
 use super::{
     Bench, alloc,
-    consumer::{Discarded, live},
+    consumer::{Discarded, fly, live},
     generator::{self, Death, Order},
     machine,
     memory::Inputs,
@@ -84,6 +84,10 @@ impl<S: EventSource> EventSource for Watched<S> {
     fn decided(&mut self) -> Option<u64> {
         self.inner.decided()
     }
+
+    fn mark(&mut self, save: &mut dyn FnMut(&mut [u8]) -> Option<usize>) {
+        self.inner.mark(save);
+    }
 }
 
 /// Runs the reactor; calls to the allocator and inputs counted.
@@ -120,7 +124,7 @@ fn from_rings(bench: &Bench, header: &Header) -> Result<(u64, u64)> {
     let mut loaded = loader::load(&machine::facts(), &config, &loader::Options::default())?;
     let counters = Counters::new(loaded.arrays.clone(), std::mem::take(&mut loaded.programs));
     let (tee, recorder) = Recorder::start(bench, header)?;
-    let (source, control, sender) = live(&mut loaded, &config, Some(tee))?;
+    let (source, control, sender) = live(&mut loaded, &config, Some(tee), Some(fly(&config, bench.places.generator)?))?;
     let mut lines = Discarded::start(&config, bench.places.generator)?;
     let cpu = bench.places.consumer;
     let reactor = std::thread::spawn(move || -> Result<_> {

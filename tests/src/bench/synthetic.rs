@@ -82,7 +82,8 @@ pub fn write(path: &Path, events: u64) -> Result<Contents> {
     Ok(maker.contents)
 }
 
-fn header() -> FileHeader {
+/// The header that a session on some machine would write.
+pub fn header() -> FileHeader {
     let table = |number: usize| {
         let (fields, size) = decode::layout(number as u16).unwrap_or((&[], 0));
         let field =

@@ -204,7 +204,7 @@ fn run(scenario: &Scenario, count: u64, agent: &Path) -> Result<bool> {
 /// Starts the agent and waits until all its sensors have reported their health.
 fn start(agent: &Path, config: &PathBuf, args: &[&str]) -> Result<(Child, BufReader<ChildStdout>)> {
     let mut child = Command::new(agent)
-        .args(["run", "--mode", "observe", "--json", "--config"])
+        .args(["run", "--mode", "observe", "--json", "--no-flight", "--config"])
         .arg(config)
         .args(args)
         .stdout(Stdio::piped())

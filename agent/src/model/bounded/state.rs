@@ -7,7 +7,7 @@
 use std::hash::Hash;
 
 use serde::de::{Deserializer, Error};
-use serde::ser::Serializer;
+use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::{BoundedMap, MAX_CAPACITY, hash_of};
@@ -17,16 +17,29 @@ const MAX_READ: u64 = 1 << 20;
 
 const _: () = assert!(MAX_READ <= MAX_CAPACITY as u64);
 
-/// As written: borrowed.
+/// As written: borrowed, since the live engine must not allocate.
 #[derive(Serialize)]
 #[serde(rename = "State", bound = "K: Serialize, V: Serialize")]
 struct Borrowed<'a, K, V> {
     capacity: u64,
     slots: &'a [Option<(K, V)>],
-    /// The filled slots, the one used least recently first.
-    used: Vec<u32>,
-    /// The free slots, the one to be used next last.
-    free: Vec<u32>,
+    used: Chain<'a, K, V>,
+    free: Chain<'a, K, V>,
+}
+
+/// The slots of one list, as a sequence.
+struct Chain<'a, K, V> {
+    map: &'a BoundedMap<K, V>,
+    first: u32,
+    len: usize,
+}
+
+impl<K, V> Serialize for Chain<'_, K, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut slots = serializer.serialize_seq(Some(self.len))?;
+        self.map.chain(self.first).try_for_each(|slot| slots.serialize_element(&slot))?;
+        slots.end()
+    }
 }
 
 /// As read.
@@ -35,22 +48,19 @@ struct Borrowed<'a, K, V> {
 struct State<K, V> {
     capacity: u64,
     slots: Vec<Option<(K, V)>>,
+    /// The filled slots, the one used most recently first.
     used: Vec<u32>,
+    /// The free slots, the one to be used next first.
     free: Vec<u32>,
 }
 
 impl<K: Serialize, V: Serialize> Serialize for BoundedMap<K, V> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let oldest_first = |first| {
-            let mut slots: Vec<u32> = self.chain(first).collect();
-            slots.reverse();
-            slots
-        };
         Borrowed {
             capacity: self.capacity as u64,
             slots: &self.slots,
-            used: oldest_first(self.newest),
-            free: oldest_first(self.free),
+            used: Chain { map: self, first: self.newest, len: self.len },
+            free: Chain { map: self, first: self.free, len: self.slots.len() - self.len },
         }
         .serialize(serializer)
     }
@@ -79,7 +89,7 @@ impl<K: Copy + Eq + Hash, V> State<K, V> {
         for _ in &slots {
             map.take_slot();
         }
-        for slot in self.used {
+        for slot in self.used.into_iter().rev() {
             let entry = slots.get_mut(slot as usize).and_then(Option::take);
             let (key, value) = entry.ok_or("a bounded map that names a slot twice, or an empty one")?;
             if map.contains_key(&key) {
@@ -101,7 +111,7 @@ impl<K: Copy + Eq + Hash, V> State<K, V> {
 impl<K, V> BoundedMap<K, V> {
     fn restore_free(&mut self, free: &[u32]) -> Result<(), &'static str> {
         let mut seen = vec![false; self.slots.len()];
-        for &slot in free {
+        for &slot in free.iter().rev() {
             let at = slot as usize;
             if self.slots.get(at).is_none_or(Option::is_some) || std::mem::replace(&mut seen[at], true) {
                 return Err("a bounded map that frees a slot twice, or a filled one");

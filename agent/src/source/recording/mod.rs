@@ -52,6 +52,10 @@ pub enum RecordKind {
     Annotation,
     /// Records that the recorder could not keep, see [`Gap`].
     Gap,
+    /// The engine's state at this point. Only the flight recorder has these; in a file the first one is in the header.
+    Snapshot,
+    /// Names that were told before the recording began, serialised as an input that the engine never gets.
+    Names,
     /// A kind of a later version, by its code.
     Unknown(u8),
 }
@@ -64,6 +68,8 @@ impl RecordKind {
             Self::Input => 2,
             Self::Annotation => 3,
             Self::Gap => 4,
+            Self::Snapshot => 5,
+            Self::Names => 6,
             Self::Unknown(code) => code,
         }
     }
@@ -75,6 +81,8 @@ impl RecordKind {
             2 => Self::Input,
             3 => Self::Annotation,
             4 => Self::Gap,
+            5 => Self::Snapshot,
+            6 => Self::Names,
             other => Self::Unknown(other),
         }
     }
