@@ -26,6 +26,8 @@ use crate::clock;
 const WINDOW_BYTES: usize = 4 << 20;
 /// Segments of the window.
 pub const SEGMENTS: usize = 4;
+/// How often the queue is looked at when nothing wakes, ms.
+const LOOK_MS: u64 = 100;
 /// What follows a fault for so long is in its dump, too, ns.
 const AFTERMATH_NS: u64 = 5_000_000_000;
 
@@ -87,7 +89,8 @@ impl Flight {
             if finished && !took {
                 return;
             }
-            let wait_ms = self.due.map_or(1000, |(_, at)| at.saturating_sub(now).div_ceil(1_000_000).clamp(1, 1000));
+            let wait_ms =
+                self.due.map_or(LOOK_MS, |(_, at)| at.saturating_sub(now).div_ceil(1_000_000).clamp(1, LOOK_MS));
             self.tail.wait(wait_ms as u16);
         }
     }

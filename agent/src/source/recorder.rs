@@ -35,6 +35,8 @@ pub struct Tee {
     bell: Arc<Doorbell>,
     scratch: Vec<u8>,
     gap: Option<LastGap>,
+    /// The consumer looks by itself: it is woken only when the queue has no more than this many bytes left.
+    wake_below: usize,
     lost: Arc<AtomicU64>,
 }
 
@@ -58,23 +60,31 @@ pub type LastGap = (u64, Gap);
 /// # Errors
 /// What eventfd(2) says.
 pub fn pair() -> nix::Result<(Tee, Tail)> {
-    pair_of(QUEUE)
+    pair_of(QUEUE, QUEUE)
 }
 
-/// Both halves for the flight recorder, and the buffer for snapshots.
+/// Both halves for the flight recorder, and the buffer for snapshots. To wake a thread costs the reactor more than
+/// all else it does for an event, so this consumer looks by itself some times a second.
 ///
 /// # Errors
 /// What eventfd(2) says.
 pub fn flight_pair() -> nix::Result<(Tee, Tail, Vec<u8>)> {
     // Zeroed pages that nobody touches cost nothing: memory is locked on fault.
-    pair_of(FLIGHT_QUEUE).map(|(tee, tail)| (tee, tail, vec![0; SNAPSHOT]))
+    pair_of(FLIGHT_QUEUE, FLIGHT_QUEUE / 2).map(|(tee, tail)| (tee, tail, vec![0; SNAPSHOT]))
 }
 
-fn pair_of(bytes: usize) -> nix::Result<(Tee, Tail)> {
+fn pair_of(bytes: usize, wake_below: usize) -> nix::Result<(Tee, Tail)> {
     let (producer, consumer) = RingBuffer::new(bytes);
     let bell = Doorbell::new()?;
     let lost = Arc::new(AtomicU64::new(0));
-    let tee = Tee { queue: producer, bell: bell.clone(), scratch: vec![0; SCRATCH], gap: None, lost: lost.clone() };
+    let tee = Tee {
+        queue: producer,
+        bell: bell.clone(),
+        scratch: vec![0; SCRATCH],
+        gap: None,
+        wake_below,
+        lost: lost.clone(),
+    };
     Ok((tee, Tail { queue: consumer, bell, finished: Arc::new(OnceLock::new()), lost, pending: BytesMut::new() }))
 }
 
@@ -118,7 +128,9 @@ impl Tee {
         if !self.push(kind, seq, body) {
             self.skip(seq, at_ns);
         }
-        self.bell.ring();
+        if self.queue.slots() <= self.wake_below {
+            self.bell.ring();
+        }
     }
 
     /// The gap that no later input could be written behind; the tail writes it last.
@@ -230,7 +242,7 @@ impl Tail {
 
     /// Sleeps until there is something, or the reactor ends, or the time is over.
     pub fn wait(&self, timeout_ms: u16) {
-        self.bell.wait(timeout_ms, || self.queue.is_empty() && !self.finished());
+        self.bell.wait(timeout_ms, || self.queue.slots() < FLIGHT_QUEUE / 2 && !self.finished());
     }
 
     /// What wakes [`Self::wait`].
