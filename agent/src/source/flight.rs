@@ -27,7 +27,7 @@ const WINDOW_BYTES: usize = 4 << 20;
 /// Segments of the window.
 pub const SEGMENTS: usize = 4;
 /// How often the queue is looked at when nothing wakes, ms.
-const LOOK_MS: u64 = 100;
+const LOOK_MS: u64 = 250;
 /// What follows a fault for so long is in its dump, too, ns.
 const AFTERMATH_NS: u64 = 5_000_000_000;
 
