@@ -14,12 +14,13 @@ use crate::{
     classify::life_cycle::LifeCycle,
     config::Config,
     correlate::OomVictims,
+    decide::{Decided, Decider},
     detect::{Context, Detectors, Signals},
     model::{
         bounded::BoundedMap,
         entity::Tree,
         event::Event,
-        fault::Kind,
+        fault::{Fault, Kind, State},
         input::{CounterReading, Fact, Input},
         output::Output,
         snapshot::{Loader, Saver, SnapshotError},
@@ -28,7 +29,7 @@ use crate::{
 use loss::Ledger;
 
 /// What one step may say at most without growing its buffer: a fault table that closes at once.
-pub const OUTPUTS: usize = crate::classify::life_cycle::ALIVE + 64;
+pub const OUTPUTS: usize = 2 * crate::classify::life_cycle::ALIVE + 64;
 /// Ids without a name that were asked for lately.
 const ASKED: usize = 1024;
 
@@ -40,6 +41,7 @@ pub struct Engine {
     detectors: Detectors,
     life: LifeCycle,
     ledger: Ledger,
+    decider: Decider,
     signals: Signals,
     asked: BoundedMap<(Tree, u64), ()>,
 }
@@ -53,6 +55,7 @@ impl Engine {
             detectors: Detectors::new(config),
             life: LifeCycle::new(&config.faults),
             ledger: Ledger::default(),
+            decider: Decider::new(config),
             signals: Vec::with_capacity(crate::detect::MAX_SIGNALS),
             asked: BoundedMap::with_capacity(ASKED),
         }
@@ -69,14 +72,15 @@ impl Engine {
         self.life.save(&mut to);
         self.ledger.save(&mut to);
         to.put(&self.asked);
+        self.decider.save(&mut to);
         to.finish()
     }
 
-    /// Takes the state that [`Self::save`] wrote. The configuration stays this engine's own.
+    /// Takes the state that [`Self::save`] wrote; what was decided only where the policy is the same.
     ///
     /// # Errors
     /// The snapshot is damaged or of another build; the engine is then good for nothing.
-    pub fn load(&mut self, snapshot: &[u8]) -> Result<(), SnapshotError> {
+    pub fn load(&mut self, snapshot: &[u8], same_policy: bool) -> Result<(), SnapshotError> {
         let mut from = Loader::new(snapshot)?;
         self.now_ns = from.take()?;
         self.context.units.load(&mut from)?;
@@ -85,7 +89,7 @@ impl Engine {
         self.life.load(&mut from)?;
         self.ledger.load(&mut from)?;
         self.asked = from.take()?;
-        Ok(())
+        if same_policy { self.decider.load(&mut from) } else { Ok(()) }
     }
 
     /// Takes one input in and appends what follows from it to `out`.
@@ -134,15 +138,30 @@ impl Engine {
                 self.ledger.counters(reading, out);
             }
             Fact::Cgroups(names) => {
-                names.iter().for_each(|name| self.context.units.learn(name));
+                names.iter().for_each(|name| {
+                    self.context.units.learn(name);
+                    self.decider.learn_cgroup(name);
+                });
                 out.push(Output::Cgroups(names.clone()));
             }
             Fact::Devices(names) => out.push(Output::Devices(names.clone())),
+            Fact::Own(paths) => self.decider.learn_own(paths),
+            Fact::Done(done) => {
+                self.now_ns = self.now_ns.max(done.finished_ns);
+                self.decider.done(done, self.now_ns, &mut |decided| out.push(decided.into()));
+            }
+            Fact::Verified(verified) => {
+                self.now_ns = self.now_ns.max(verified.now_ns);
+                self.decider.verified(verified, self.now_ns, &mut |decided| out.push(decided.into()));
+            }
         }
         self.detectors.fact(fact, &mut self.context, &mut self.signals);
         self.flush(out);
         if let Fact::Tick { now_ns } = fact {
+            let said = out.len();
             self.life.tick(*now_ns, &mut |fault| out.push(Output::Fault(fault)));
+            tell_quiet(&mut self.decider, self.now_ns, said, out);
+            self.decider.tick(self.now_ns, &mut |decided| out.push(decided.into()));
         }
     }
 
@@ -150,7 +169,15 @@ impl Engine {
     fn flush(&mut self, out: &mut Vec<Output>) {
         for signal in self.signals.drain(..) {
             let lossy = self.ledger.is_lossy(sensor_of(signal.kind), self.now_ns);
+            let said = out.len();
             self.life.signal(&signal, self.now_ns, lossy, &mut |fault| out.push(Output::Fault(fault)));
+            if !signal.joins
+                && let Some(fault) = self.life.living(signal.kind, signal.entity)
+            {
+                let heard = Fault { at_ns: self.now_ns, cause_ns: signal.cause_ns, ..*fault };
+                self.decider.signal(&heard, self.now_ns, &mut |decided| out.push(decided.into()));
+            }
+            tell_quiet(&mut self.decider, self.now_ns, said, out);
         }
     }
 
@@ -172,6 +199,26 @@ impl Engine {
         }
         let _ = self.asked.insert_or_evict((tree, id), ());
         out.push(Output::Unresolved { id });
+    }
+}
+
+/// Tells the decider which faults stopped standing, of those said since `said`.
+fn tell_quiet(decider: &mut Decider, now_ns: u64, said: usize, out: &mut Vec<Output>) {
+    for index in said..out.len() {
+        if let Output::Fault(fault) = out[index]
+            && fault.state != State::Open
+        {
+            decider.quiet(&fault, now_ns, &mut |decided| out.push(decided.into()));
+        }
+    }
+}
+
+impl From<Decided> for Output {
+    fn from(decided: Decided) -> Self {
+        match decided {
+            Decided::Act(request) => Self::Act(request),
+            Decided::Line(action) => Self::Action(action),
+        }
     }
 }
 

@@ -21,8 +21,12 @@ pub mod detect;
 
 pub mod classify;
 pub mod correlate;
+pub mod decide;
 pub mod engine;
 pub mod learn;
+
+// What it does about it.
+pub mod heal;
 
 // What drives it, and what it says.
 pub mod export;

@@ -1,7 +1,7 @@
 //! The reactor: one loop from input to decision, the same for live and replay.
 //!
 //! In: a source. Out: what the engine said, with the moment of each decision, handed to a sink that must not
-//! block. In the steady state it neither allocates nor locks.
+//! block, and what it asked for, handed to the hands. In the steady state it neither allocates nor locks.
 
 use faultline_common::sensor::SENSORS;
 
@@ -9,6 +9,7 @@ use crate::{
     decode::Decoder,
     engine::{Engine, OUTPUTS},
     model::{
+        action::{Done, Request},
         input::{Fact, Input},
         output::Output,
     },
@@ -26,11 +27,36 @@ pub struct Tally {
     pub unrecognised: u64,
 }
 
+/// Who acts, on the reactor's own thread. Must not block.
+pub trait Hands {
+    /// Does what is asked, or hands it on. An answer, if there is one already, is the source's next input.
+    fn act(&mut self, request: &Request) -> Option<Done>;
+
+    /// Hears everything the engine says.
+    fn told(&mut self, output: &Output) {
+        let _ = output;
+    }
+
+    /// There is a moment: between two inputs, some times a second.
+    fn tick(&mut self) {}
+}
+
+/// No hands: for replays, whose answers are in the recording, and for machines that may not act.
+#[derive(Clone, Copy, Debug)]
+pub struct NoHands;
+
+impl Hands for NoHands {
+    fn act(&mut self, _: &Request) -> Option<Done> {
+        None
+    }
+}
+
 /// Runs until the source ends. `sink` gets each output, and for faults the moment the decision stood.
 pub fn run(
     source: &mut impl EventSource,
     decoder: &Decoder,
     engine: &mut Engine,
+    hands: &mut impl Hands,
     sink: &mut impl FnMut(&Output, Option<u64>),
 ) -> Tally {
     let mut tally = Tally::default();
@@ -48,10 +74,22 @@ pub fn run(
         };
         engine.step(&input, &mut outputs);
         let decided = if outputs.iter().any(is_caused) { source.decided() } else { None };
+        // The deed first, then the words about it.
+        for output in &outputs {
+            if let Output::Act(request) = output
+                && let Some(done) = hands.act(request)
+            {
+                source.answer(Fact::Done(done));
+            }
+        }
         // By reference: an output is some 400 bytes, which a `drain` would move once more.
-        outputs.iter().for_each(|output| sink(output, decided));
+        for output in &outputs {
+            hands.told(output);
+            sink(output, decided);
+        }
         outputs.clear();
         if let Input::Fact(Fact::Tick { .. }) = input {
+            hands.tick();
             source.mark(&mut |buffer| engine.save(buffer));
         }
     }

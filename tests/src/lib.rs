@@ -14,6 +14,7 @@ pub mod case;
 pub mod inject;
 pub mod lock;
 pub mod private;
+pub mod private_systemd;
 pub mod program;
 pub mod recordings;
 pub mod schema;

@@ -140,8 +140,8 @@ impl Resolver {
         batches.into_iter().map(|batch| Fact::Cgroups(Arc::from(batch))).collect()
     }
 
-    /// Follows the trees until stopped. Blocking.
-    pub fn run(mut self, control: &Control, facts: &FactSender) {
+    /// Follows the trees until stopped. `tap` hears every fact before the reactor does. Blocking.
+    pub fn run(mut self, control: &Control, facts: &FactSender, tap: &mut impl FnMut(&Fact)) {
         let mut next_walk_ns = 0;
         while !control.stop.load(Ordering::Acquire) {
             self.wait(control);
@@ -152,6 +152,7 @@ impl Resolver {
                 self.look_for(&control.take_wanted());
             }
             for fact in self.take() {
+                tap(&fact);
                 if !facts.send(fact) {
                     tracing::warn!("the reactor is behind; cgroup names will be looked up again when needed");
                     self.known.clear();

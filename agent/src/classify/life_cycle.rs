@@ -115,6 +115,11 @@ impl LifeCycle {
         });
     }
 
+    /// A living fault.
+    pub fn living(&self, kind: Kind, entity: Entity) -> Option<&Fault> {
+        self.alive.peek(&(kind, entity)).map(|life| &life.fault)
+    }
+
     /// Faults opened so far; the latest has this number.
     pub fn opened(&self) -> u64 {
         self.last_id

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::{CliError, configuration, print};
+use super::{CliError, configuration, policy_words, print};
 use crate::{
     config::{Config, REFERENCE, Spin},
     model::entity::comm_text,
@@ -30,10 +30,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, CliError> {
 
 fn explain(config: &Config, name: &str) -> String {
     let mut lines = vec![format!("{name} is valid.")];
-    lines.push(format!(
-        "Mode {}: faultline reports; this version has no verbs and touches nothing.",
-        config.mode.name()
-    ));
+    lines.extend(policy_words::explain(config));
     let on = |wanted: bool| {
         let names: Vec<_> =
             SENSORS.iter().filter(|s| config.sensors[usize::from(s.number)] == wanted).map(|s| s.name).collect();
@@ -91,10 +88,10 @@ fn explain(config: &Config, name: &str) -> String {
     lines.join("\n")
 }
 
-fn duration(ns: u64) -> String {
+pub(super) fn duration(ns: u64) -> String {
     humantime::format_duration(std::time::Duration::from_nanos(ns)).to_string()
 }
 
-fn list(names: &[String]) -> String {
+pub(super) fn list(names: &[String]) -> String {
     if names.is_empty() { "nothing".into() } else { names.join(", ") }
 }

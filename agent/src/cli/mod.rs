@@ -2,12 +2,16 @@
 //! The only module that prints.
 
 mod check;
+mod crew;
 mod doctor;
 mod drill;
+mod policy_words;
+mod release;
 mod replay;
 mod run;
 mod running;
 mod session;
+mod simulate;
 
 use std::{
     io::{IsTerminal, Write},
@@ -23,6 +27,7 @@ use crate::{
     config::{Config, ConfigError, Mode},
     drill::DrillError,
     export::Format,
+    heal::release::ReleaseError,
     model::snapshot::SnapshotError,
     privilege::LockError,
     sensor::loader::LoadError,
@@ -63,8 +68,20 @@ enum Command {
     /// Check a configuration and say in words what it means.
     #[command(after_long_help = check::reference())]
     Check(check::CheckArgs),
+    /// Show what a new policy would have decided on recordings, as a difference.
+    Simulate(simulate::SimulateArgs),
+    /// List the journal: every action of this and earlier agents, and what came of it.
+    Actions(release::ActionsArgs),
+    /// Take back by hand what an agent that is gone froze or limited.
+    Release(release::ReleaseArgs),
     /// Cause small faults in throw-away targets on this machine and see that each is felt.
     Drill(drill::DrillArgs),
+    /// The agent's own child that takes back what a dead agent left; not for people.
+    #[command(hide = true)]
+    Guardian {
+        /// The reflex journal and the recovery journal.
+        journals: Vec<std::ffi::OsString>,
+    },
     /// A drill's own process; not for people.
     #[command(hide = true)]
     DrillHelper {
@@ -109,11 +126,15 @@ enum CliError {
     #[error("{path}: {source}")]
     Snapshot { path: String, source: SnapshotError },
     #[error(transparent)]
+    Release(#[from] ReleaseError),
+    #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error(transparent)]
     Drill(#[from] DrillError),
+    #[error(transparent)]
+    Guardian(#[from] crate::heal::guardian::GuardianError),
     #[error(
         "--hook {given}: expected SENSOR=RUNG with SENSOR one of {sensors} and RUNG one of tp_btf, raw_tp, tracepoint"
     )]
@@ -159,6 +180,12 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Check(args) => check::check(&args),
         Command::Drill(args) => drill::drill(&args),
+        Command::Simulate(args) => simulate::simulate(&args),
+        Command::Actions(args) => release::actions(&args),
+        Command::Release(args) => release::release(&args),
+        Command::Guardian { journals } => {
+            crate::heal::guardian::main(&journals).map(|()| ExitCode::SUCCESS).map_err(CliError::from)
+        }
         Command::DrillHelper { role, args } => {
             crate::drill::helper_main(&role, &args).map(|()| ExitCode::SUCCESS).map_err(CliError::from)
         }

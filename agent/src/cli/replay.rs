@@ -9,7 +9,7 @@ use crate::{
     engine::Engine,
     export::{Exporter, HealthLine, Summary},
     model::output::{LossReason, Output},
-    reactor,
+    reactor::{self, NoHands},
     source::{recording::Header, replay::Replay},
 };
 
@@ -33,7 +33,11 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<ExitCode, CliError> {
     let mut source = Replay::open(&args.file)?;
     let header = source.header().clone();
     let config = match &args.config {
-        Some(path) => configuration(Some(path), None)?.0,
+        Some(path) => {
+            // Nothing of what was really done belongs to this policy: its actions are dry runs.
+            source.ignore_answers();
+            configuration(Some(path), Some(Mode::Observe))?.0
+        }
         None => recorded_configuration(&header, &args.file.display().to_string())?,
     };
     let table = |source| CliError::Table { path: args.file.display().to_string(), source };
@@ -41,14 +45,10 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<ExitCode, CliError> {
     let mut exporter = Exporter::new(header.anchor, args.output.format(), config.events);
     let mut text = String::new();
     health(&exporter, &header, &mut text);
-    let mut engine = Engine::new(&config);
-    if !header.snapshot.is_empty() {
-        let path = args.file.display().to_string();
-        engine.load(&header.snapshot).map_err(|source| CliError::Snapshot { path, source })?;
-    }
+    let mut engine = engine(&config, &header, &args.file.display().to_string(), args.config.is_some())?;
     let mut printed = Ok(());
     let mut damaged = false;
-    let tally = reactor::run(&mut source, &decoder, &mut engine, &mut |output, decided| {
+    let tally = reactor::run(&mut source, &decoder, &mut engine, &mut NoHands, &mut |output, decided| {
         damaged |= is_damage(output);
         exporter.output(output, decided, &mut text);
         if text.len() >= CHUNK && printed.is_ok() {
@@ -66,8 +66,19 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<ExitCode, CliError> {
     }
 }
 
+/// An engine in the state in which the recording began. Under another policy it knows nothing of what the recorded one
+/// had decided before.
+pub(super) fn engine(config: &Config, header: &Header, file: &str, other: bool) -> Result<Engine, CliError> {
+    let mut engine = Engine::new(config);
+    if !header.snapshot.is_empty() {
+        let done = engine.load(&header.snapshot, !other);
+        done.map_err(|source| CliError::Snapshot { path: file.to_owned(), source })?;
+    }
+    Ok(engine)
+}
+
 /// The configuration that the live run had.
-fn recorded_configuration(header: &Header, file: &str) -> Result<Config, CliError> {
+pub(super) fn recorded_configuration(header: &Header, file: &str) -> Result<Config, CliError> {
     let mut config = Config::parse(&header.config_toml, &format!("{file} (recorded configuration)"))?;
     config.mode = if header.mode == Mode::Act.name() { Mode::Act } else { Mode::Observe };
     Ok(config)

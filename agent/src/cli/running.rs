@@ -13,7 +13,12 @@ use std::{
 
 use tokio::{sync::Notify, task::JoinHandle};
 
-use super::{CliError, FINDING, print, session::Plan};
+use super::{
+    CliError, FINDING,
+    crew::{Crew, NameTaps},
+    print,
+    session::Plan,
+};
 use crate::{
     attribution::resolver::{self, Resolver},
     clock,
@@ -24,6 +29,7 @@ use crate::{
         Exporter, Summary,
         writer::{self, Lines, Sink},
     },
+    heal::live::LiveHands,
     kernel::KernelFacts,
     model::{input::Fact, output::Output},
     privilege,
@@ -56,7 +62,7 @@ impl Deadline {
         Self(clock::monotonic_ns() + STOP_NS)
     }
 
-    fn left(self) -> Duration {
+    pub(super) fn left(self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(clock::monotonic_ns()))
     }
 }
@@ -158,6 +164,7 @@ pub(super) struct Running {
     finish_lines: Box<dyn FnOnce() + Send>,
     recording: Option<Recording>,
     flight: Option<FlightTask>,
+    crew: Crew,
     resolver: Arc<resolver::Control>,
     sampler: JoinHandle<()>,
     /// Notified when going on makes no sense: nobody reads the lines any more, or the reactor ended.
@@ -168,6 +175,7 @@ impl Running {
     pub(super) fn start(
         plan: &Plan,
         facts: &KernelFacts,
+        resolver: Resolver,
         loaded: &mut Loaded,
         exporter: Exporter,
         header: Header,
@@ -176,7 +184,9 @@ impl Running {
         let (sender, queue, bell) = FactSender::new().map_err(CliError::system("fact queue"))?;
         let counters = Arc::new(Counters::new(loaded.arrays.clone(), std::mem::take(&mut loaded.programs)));
         let disks = Disks::new(loaded.arrays.clone(), plan.config.detect.disk_latency);
-        let resolver = start_resolver(facts, &sender)?;
+        // Who is never touched comes before the first name of anything.
+        let (crew, hands) = Crew::start(&plan.config, &facts.cgroups, &sender);
+        let resolver = start_resolver(resolver, &sender, crew.taps())?;
         let sampler = start_sampler(counters.clone(), disks, sender);
         let (sink, lines) = writer::pair().map_err(CliError::system("line queue"))?;
         let finish_lines = Box::new(lines.finisher());
@@ -197,8 +207,20 @@ impl Running {
         })
         .map_err(CliError::system("epoll"))?;
         let trigger = flight.as_ref().map(|flight| flight.trigger.clone());
-        let reactor = start_reactor(plan.config.clone(), source, sink, trigger, stop_wanted.clone())?;
-        Ok(Self { reactor, control, bell, lines, finish_lines, recording, flight, resolver, sampler, stop_wanted })
+        let reactor = start_reactor(plan.config.clone(), source, hands, sink, trigger, stop_wanted.clone())?;
+        Ok(Self {
+            reactor,
+            control,
+            bell,
+            lines,
+            finish_lines,
+            recording,
+            flight,
+            crew,
+            resolver,
+            sampler,
+            stop_wanted,
+        })
     }
 
     /// Drains, ends every task, and prints the summary. `spare` prints it where the line writer hangs.
@@ -221,10 +243,11 @@ impl Running {
         });
         // All end by themselves; they are waited for at the same time.
         let flown = self.flight.map(FlightTask::finish);
-        let (lines, whole, ()) = tokio::join!(
+        let (lines, whole, (), ()) = tokio::join!(
             tokio::time::timeout(deadline.left(), self.lines),
             recorded(recording, deadline),
-            flight_written(flown, deadline)
+            flight_written(flown, deadline),
+            self.crew.finish(deadline)
         );
         let summary = Summary::new(&ended.engine, ended.tally, ended.sink.lost());
         let Ok(Ok((mut exporter, printed))) = lines else {
@@ -260,17 +283,29 @@ fn last_facts(counters: Arc<Counters>) -> live::LastFacts {
     Box::new(move || left.take().map(|counters| Fact::Counters(counters.read())))
 }
 
-fn start_resolver(facts: &KernelFacts, sender: &FactSender) -> Result<Arc<resolver::Control>, CliError> {
+fn start_resolver(
+    mut resolver: Resolver,
+    sender: &FactSender,
+    taps: NameTaps,
+) -> Result<Arc<resolver::Control>, CliError> {
     let control = Arc::new(resolver::Control::new().map_err(CliError::system("resolver doorbell"))?);
-    let mut resolver = Resolver::new(resolver::trees(&facts.cgroups));
-    for fact in resolver.take() {
-        if !sender.send(fact) {
+    let first = resolver.take();
+    for fact in &first {
+        if !sender.send(fact.clone()) {
             tracing::warn!("more cgroups than fit at start; the rest is looked up when needed");
             break;
         }
     }
     let (theirs, sender) = (control.clone(), sender.clone());
-    tokio::task::spawn_blocking(move || resolver.run(&theirs, &sender));
+    tokio::task::spawn_blocking(move || {
+        let mut tap = |fact: &Fact| {
+            if let Fact::Cgroups(names) = fact {
+                taps.tell(names);
+            }
+        };
+        first.iter().for_each(&mut tap);
+        resolver.run(&theirs, &sender, &mut tap);
+    });
     Ok(control)
 }
 
@@ -329,6 +364,7 @@ impl Drop for TellEnd {
 fn start_reactor(
     config: Config,
     mut source: Live,
+    mut hands: LiveHands,
     mut sink: Sink,
     trigger: Option<Trigger>,
     stop_wanted: Arc<Notify>,
@@ -351,7 +387,7 @@ fn start_reactor(
                 }
                 sink.push(output, decided);
             };
-            let tally = reactor::run(&mut source, &Decoder::live(), &mut engine, &mut push);
+            let tally = reactor::run(&mut source, &Decoder::live(), &mut engine, &mut hands, &mut push);
             Ended { engine, tally, sink, last_gap: source.last_gap() }
         })
         .map_err(|source| CliError::System { what: "reactor thread", source })

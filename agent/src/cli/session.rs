@@ -12,6 +12,7 @@ use super::{
     running::{Deadline, Recording, Running},
 };
 use crate::{
+    attribution::resolver::{self, Resolver},
     clock,
     config::{Config, Mode},
     decode,
@@ -63,9 +64,11 @@ async fn session(plan: Plan) -> Result<ExitCode, CliError> {
     }
     let facts = gather();
     let anchor = clock::anchor();
+    // Before the first program is attached: who dies a moment later may take its cgroup along.
+    let resolver = Resolver::new(resolver::trees(&facts.cgroups));
     let mut loaded = loader::load(&facts, &plan.config, &plan.options)?;
     privilege::trim_heap();
-    report(&loaded, plan.config.mode);
+    report(&loaded);
     let header = header(&facts, anchor, &plan, &loaded);
     let recording = match &plan.record {
         Some(path) => Some(Recording::start(path, &header)?),
@@ -73,7 +76,7 @@ async fn session(plan: Plan) -> Result<ExitCode, CliError> {
     };
     let exporter = || Exporter::new(anchor, plan.format, plan.config.events);
     print_health(&exporter(), &loaded)?;
-    let running = Running::start(&plan, &facts, &mut loaded, exporter(), header, recording)?;
+    let running = Running::start(&plan, &facts, resolver, &mut loaded, exporter(), header, recording)?;
     let logs = if plan.options.debug { LogBridge::start(loaded.ebpf_mut()) } else { None };
     let stop_wanted = running.stop_wanted.clone();
     tokio::select! {
@@ -101,14 +104,11 @@ fn gather() -> KernelFacts {
     facts
 }
 
-fn report(loaded: &Loaded, mode: Mode) {
+fn report(loaded: &Loaded) {
     for note in &loaded.notes {
         tracing::warn!("{note}");
     }
     tracing::info!(map_bytes = loaded.map_bytes, "kernel memory of all maps");
-    if mode == Mode::Act {
-        tracing::warn!("mode is act, but this version has no verbs: it reports and touches nothing");
-    }
 }
 
 fn print_health(exporter: &Exporter, loaded: &Loaded) -> Result<(), CliError> {

@@ -1,7 +1,9 @@
 //! Configuration: what was meant. In: TOML text (`raw`). Out: a [`Config`] whose every value is in range; an
 //! invalid configuration cannot exist as a value.
 
+pub mod policy;
 mod raw;
+mod raw_policy;
 
 use std::path::{Path, PathBuf};
 
@@ -153,6 +155,8 @@ impl Flight {
 pub struct Config {
     /// May the agent touch the node.
     pub mode: Mode,
+    /// What the hands may do.
+    pub policy: policy::Policy,
     /// Which sensors are on, by sensor number.
     pub sensors: [bool; SENSORS],
     /// The reactor thread.

@@ -10,75 +10,23 @@ use toml::Spanned;
 use super::{
     Config, ConfigError, CrashLoop, Detect, DiskLatency, Faults, Flight, Mode, Reactor, RetransmitStorm, Rings, Spin,
     Watch,
+    raw_policy::{self, RawBudget, RawPlan, RawScope},
 };
 use crate::detect::{crash::DEATHS, disk::BURST};
 
 /// Every key with its default and meaning.
-pub const REFERENCE: &str = r#"mode = "observe"                # or "act"
+pub const REFERENCE: &str = include_str!("reference.toml");
 
-[sensors]                       # each can be switched off
-tcp_retransmit = true
-oom_kill = true
-block_io = true
-process_exit = true
-
-[reactor]
-spin = "adaptive"               # "never", "adaptive" or "always" (takes a whole CPU)
-spin_for = "20us"               # adaptive: at most 1ms
-# cpu = 1                       # pin the reactor thread
-# fifo_priority = 10            # SCHED_FIFO 1..=99; not with spin = "always"
-
-[rings]                         # bytes, powers of two
-critical_bytes = 524288
-bulk_bytes = 1048576
-
-[limits]                        # records per second
-exit_per_executable = 500
-block_per_device = 500
-retransmit_per_flow = 200
-
-[watch]
-units = []                      # units whose main process must not fail
-executables = []                # executables whose non-zero statuses count towards a crash loop
-
-[detect.crash_loop]
-count = 3                       # deaths, each after a new start ...
-window = "60s"                  # ... within this time
-
-[detect.disk_latency]
-outlier = "40ms"
-rotational_outlier = "150ms"
-burst = 8                       # outliers ...
-burst_window = "10s"            # ... within this time
-factor = 4.0                    # p99 against its baseline
-floor = "20ms"                  # and above this
-
-[detect.retransmit_storm]
-count = 20                      # retransmits to one peer ...
-window = "5s"                   # ... within this time
-share_permille = 10             # of all segments
-factor = 6.0                    # against what is usual for the peer
-
-[faults]
-clear_after = "30s"
-close_after = "30s"
-
-[flight]                        # the last minutes, written down when a fault opens
-enabled = true
-window = "2m"
-# dir = "/var/lib/faultline/flight"   # the default; under systemd $STATE_DIRECTORY/flight
-keep = 16                       # recordings; the oldest give way
-
-[output]
-events = true                   # print a line for every kernel event
-"#;
-
-type Value<T> = Option<Spanned<T>>;
+pub(super) type Value<T> = Option<Spanned<T>>;
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Raw {
     mode: Option<Mode>,
+    protected: Vec<Spanned<String>>,
+    scope: RawScope,
+    budget: RawBudget,
+    plan: Vec<RawPlan>,
     sensors: RawSensors,
     reactor: RawReactor,
     rings: RawRings,
@@ -195,12 +143,12 @@ struct RawOutput {
     events: Option<bool>,
 }
 
-const MS: u64 = 1_000_000;
-const SECOND: u64 = 1000 * MS;
-const DAY: u64 = 86_400 * SECOND;
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const SECOND: u64 = 1000 * MS;
+pub(super) const DAY: u64 = 86_400 * SECOND;
 
 /// Where values came from, for messages.
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     text: &'a str,
     name: &'a str,
 }
@@ -219,7 +167,12 @@ impl Checker<'_> {
         ConfigError::Syntax { path: self.name.to_owned(), line, message: format!("`{typed}`: {words}") }
     }
 
-    fn refuse<T: std::fmt::Display>(&self, key: &'static str, v: &Spanned<T>, expected: &'static str) -> ConfigError {
+    pub(super) fn refuse<T: std::fmt::Display>(
+        &self,
+        key: &'static str,
+        v: &Spanned<T>,
+        expected: &'static str,
+    ) -> ConfigError {
         ConfigError::Range {
             path: self.name.to_owned(),
             line: self.line(v.span().start),
@@ -229,7 +182,7 @@ impl Checker<'_> {
         }
     }
 
-    fn number(
+    pub(super) fn number(
         &self,
         key: &'static str,
         value: &Value<i64>,
@@ -241,7 +194,7 @@ impl Checker<'_> {
         u64::try_from(*v.as_ref()).ok().filter(|n| range.contains(n)).ok_or_else(|| self.refuse(key, v, expected))
     }
 
-    fn duration(
+    pub(super) fn duration(
         &self,
         key: &'static str,
         value: &Value<String>,
@@ -293,6 +246,7 @@ fn build(raw: Raw, check: &Checker<'_>) -> Result<Config, ConfigError> {
     }
     Ok(Config {
         mode: raw.mode.unwrap_or(Mode::Observe),
+        policy: raw_policy::policy(&raw.scope, &raw.protected, &raw.plan, &raw.budget, check)?,
         sensors,
         reactor: reactor(&raw.reactor, check)?,
         rings: Rings {

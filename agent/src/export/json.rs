@@ -15,6 +15,7 @@ use super::{Exporter, HealthLine, Summary, sensors};
 use crate::{
     clock,
     model::{
+        action::{Action, Outcome, Reason},
         entity::{Tree, comm_text, ip},
         event::{Event, errno, has, latency_ns, op_name, tcp_state_name},
         fault::{Class, Fault, Kind, Severity, State},
@@ -164,6 +165,22 @@ pub fn fault(exporter: &Exporter, fault: &Fault, decided_ns: Option<u64>, out: &
             .unwrap_or_else(|e| json!({ "type": "error", "error": e.to_string() }).to_string()),
     );
     out.push('\n');
+}
+
+/// An `action` line.
+pub fn action(exporter: &Exporter, action: &Action, out: &mut String) {
+    let mut map = line(exporter, "action", action.at_ns);
+    map.insert("id".into(), format!("a{}", action.id).into());
+    map.insert("fault".into(), format!("f{}", action.fault).into());
+    map.insert("verb".into(), action.verb.name().into());
+    let name = exporter.names.entity(&action.target);
+    map.insert("target".into(), json!({ "kind": action.target.kind(), "name": name }));
+    map.insert("decision".into(), action.decision.name().into());
+    map.insert("reason".into(), json!(action.reason.map(Reason::name)));
+    map.insert("started_ns".into(), json!(action.started_ns));
+    map.insert("finished_ns".into(), json!(action.finished_ns));
+    map.insert("outcome".into(), json!(action.outcome.map(Outcome::name)));
+    push(map, out);
 }
 
 /// A `loss` line.

@@ -116,7 +116,11 @@ impl Exporter {
         match output {
             Output::Cgroups(names) => self.names.learn_cgroups(names),
             Output::Devices(names) => self.names.learn_devices(names),
-            Output::Unresolved { .. } => {}
+            Output::Unresolved { .. } | Output::Act(_) => {}
+            Output::Action(action) => match self.format {
+                Format::Json => json::action(self, action, out),
+                Format::Text { colour } => text::action(self, action, colour, out),
+            },
             Output::Event(event) => self.event(event, out),
             Output::Fault(fault) => match self.format {
                 Format::Json => json::fault(self, fault, decided_ns, out),

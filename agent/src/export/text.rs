@@ -12,6 +12,7 @@ use super::{Exporter, HealthLine, Summary, json::delay_ns, sensors};
 use crate::{
     clock,
     model::{
+        action::{Action, Decision, Outcome},
         entity::{comm_text, ip},
         event::{Event, errno, has, latency_ns, op_name, tcp_state_name},
         evidence::{Evidence, Value},
@@ -103,6 +104,33 @@ fn duration(ns: u64) -> String {
         1_000_000..1_000_000_000 => format!("{:.1} ms", ns as f64 / 1e6),
         _ => format!("{:.2} s", ns as f64 / 1e9),
     }
+}
+
+/// An `action` line.
+pub fn action(exporter: &Exporter, action: &Action, colour: bool, out: &mut String) {
+    let entity = format!("{} {}", action.target.kind(), exporter.names().entity(&action.target));
+    let mut text = format!(
+        "{:<8} {:<16} {entity} (a{} for f{})",
+        action.decision.name(),
+        action.verb.name(),
+        action.id,
+        action.fault
+    );
+    if let Some(reason) = action.reason {
+        let _ = write!(text, ": {}", reason.name());
+    }
+    if let (Some(started), Some(finished)) = (action.started_ns, action.finished_ns) {
+        let _ = write!(text, " [took {}]", duration(finished.saturating_sub(started)));
+    }
+    if let Some(outcome) = action.outcome {
+        let _ = write!(text, " -> {}", outcome.name());
+    }
+    let code = match (action.decision, action.outcome) {
+        (_, Some(Outcome::Failed)) => RED,
+        (Decision::Executed, _) => GREEN,
+        _ => YELLOW,
+    };
+    put(out, format_args!("{} {}", time(exporter, action.at_ns), paint(&text, code, colour)));
 }
 
 /// A `fault` line.

@@ -13,6 +13,8 @@ const STATUS: &str = "/proc/self/status";
 pub enum Capability {
     /// Read files and search directories of others.
     DacReadSearch = 2,
+    /// Signal processes of others.
+    Kill = 5,
     /// Change networks.
     NetAdmin = 12,
     /// Lock memory beyond the limit.
@@ -72,6 +74,11 @@ const COSTS: &[(Capability, &str, &str)] = &[
         Capability::SysAdmin,
         "CAP_SYS_ADMIN",
         "tracefs cannot be mounted where it is missing, and the disk and net drills cannot run",
+    ),
+    (
+        Capability::Kill,
+        "CAP_KILL",
+        "in mode act, processes of other users cannot be killed where the kernel has no cgroup.kill",
     ),
     (Capability::NetAdmin, "CAP_NET_ADMIN", "the net drill cannot make its network or attach its XDP program"),
     (

@@ -120,13 +120,21 @@ impl CgroupLayout {
         self.v2_controllers.contains("memory").then_some(CgroupVersion::V2)
     }
 
+    /// The hierarchy in which a controller really works, and no other: unlike [`Self::hierarchy_for`] this never names
+    /// a tree in which the controller's files are missing.
+    pub fn hierarchy_of(&self, controller: &'static str) -> Option<Hierarchy> {
+        let v1 = self.v1.get(controller).and_then(|root| v1_tree(controller, root));
+        v1.or_else(|| self.v2_tree().filter(|_| self.v2_controllers.contains(controller)))
+    }
+
     /// v1 wins: a controller bound to a v1 hierarchy is absent from v2 (`rebind_subsystems`). The v2 tree is the
     /// answer also without that controller, since processes still have a path in it.
     fn controller_or_v2(&self, controller: &'static str) -> Option<Hierarchy> {
         self.v1.get(controller).and_then(|root| v1_tree(controller, root)).or_else(|| self.v2_tree())
     }
 
-    fn v2_tree(&self) -> Option<Hierarchy> {
+    /// The unified tree, with whatever controllers it has. Freezing and killing need none.
+    pub fn v2_tree(&self) -> Option<Hierarchy> {
         let root = self.v2.clone()?;
         Some(Hierarchy { root, version: CgroupVersion::V2, controller: None })
     }
@@ -134,6 +142,20 @@ impl CgroupLayout {
 
 fn v1_tree(controller: &'static str, root: &Path) -> Option<Hierarchy> {
     Some(Hierarchy { root: root.to_owned(), version: CgroupVersion::V1, controller: Some(controller) })
+}
+
+/// Where a process sits in one hierarchy, from the text of its `/proc/PID/cgroup` (cgroups(7): lines of
+/// `ID:CONTROLLERS:PATH`, `0::PATH` for v2). `None` when the hierarchy is not listed or the cgroup was removed.
+pub fn path_in<'t>(proc_cgroup: &'t str, hierarchy: &Hierarchy) -> Option<&'t str> {
+    proc_cgroup.lines().find_map(|line| {
+        let (id, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        let here = match hierarchy.controller {
+            Some(controller) => controllers.split(',').any(|name| name == controller),
+            None => id == "0" && controllers.is_empty(),
+        };
+        (here && !path.ends_with(" (deleted)")).then_some(path)
+    })
 }
 
 /// Sort key by how much of a hierarchy a mount shows, most first. In a cgroup namespace `/` is this process's own

@@ -93,3 +93,14 @@ fn no_cgroups_is_an_empty_layout_and_no_proc_an_error() {
     let empty = Fixture::new();
     assert!(CgroupLayout::gather(empty.root()).is_err());
 }
+
+#[test]
+fn a_process_has_a_path_in_each_hierarchy() {
+    let (_fixture, layout) = gather(&format!("{V1_CO_MOUNTED}{HYBRID_TAIL}"), Some(("/sys/fs/cgroup/unified", "")));
+    let text = "9:name=systemd:/s\n4:memory:/m\n1:cpu,cpuacct:/c (deleted)\n0::/a:b\n";
+    let path = |hierarchy: Option<Hierarchy>| path_in(text, &hierarchy.expect("mounted"));
+    assert_eq!(path(layout.hierarchy_of("memory")), Some("/m"));
+    assert_eq!(path(layout.hierarchy_of("cpu")), None, "a removed cgroup is no place");
+    assert_eq!(path(layout.v2_tree()), Some("/a:b"), "a colon in a name");
+    assert_eq!(layout.hierarchy_of("freezer"), None, "neither on v1 nor offered by v2");
+}

@@ -22,7 +22,7 @@ pub mod tracefs;
 
 pub use btf::{Bitfield, Btf, BtfError, MemberOffset, ParamType};
 pub use capabilities::{Capability, CapabilitySet};
-pub use cgroup::{CgroupLayout, CgroupVersion, Hierarchy, Purpose};
+pub use cgroup::{CgroupLayout, CgroupVersion, Hierarchy, Purpose, path_in};
 pub use devices::{BlockDevice, DeviceError, DeviceKind};
 pub use tracefs::{TraceError, TraceField, TraceFormat};
 

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use super::counters::CounterReading;
-use super::event::Event;
+use super::{
+    action::{Done, Verified},
+    event::Event,
+};
 
 /// One numbered step of the engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +48,12 @@ pub enum Fact {
         /// CLOCK_MONOTONIC, ns.
         now_ns: u64,
     },
+    /// The cgroup paths of the agent, its guardian and PID 1, which no action may touch.
+    Own(Arc<[String]>),
+    /// The hands are through with an action.
+    Done(Done),
+    /// The hands looked at the entity of an action.
+    Verified(Verified),
 }
 
 /// Latencies of a device in one window.

@@ -1,6 +1,7 @@
 //! The vocabulary: one noun per file. Types only, no behaviour beyond what keeps them valid; every other
 //! room of the agent speaks through these.
 
+pub mod action;
 pub mod bounded;
 pub mod counters;
 pub mod entity;

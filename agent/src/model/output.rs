@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    action::{Action, Request},
     event::Event,
     fault::{Fault, State},
     input::{CgroupName, DeviceName},
@@ -16,6 +17,10 @@ pub enum Output {
     Event(Event),
     /// A fault opened, changed or ended.
     Fault(Fault),
+    /// The hands shall do this.
+    Act(Request),
+    /// An action was decided, refused, done, or its outcome is known.
+    Action(Action),
     /// Something was lost between the kernel and the engine.
     Loss(Loss),
     /// Names for cgroup ids that later outputs use.
@@ -36,7 +41,8 @@ impl Output {
             Self::Event(event) => event.header().ktime_ns,
             Self::Fault(fault) => fault.at_ns,
             Self::Loss(loss) => loss.to_ns,
-            Self::Cgroups(_) | Self::Devices(_) | Self::Unresolved { .. } => 0,
+            Self::Action(action) => action.at_ns,
+            Self::Cgroups(_) | Self::Devices(_) | Self::Unresolved { .. } | Self::Act(_) => 0,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     decode::Decoder,
     engine::Engine,
     model::input::{CgroupName, Fact, Input, TREE_PROCESS},
-    reactor,
+    reactor::{self, NoHands},
     source::{
         recorder::{Tee, flight_pair},
         recording::tests::header,
@@ -89,9 +89,11 @@ impl Bench {
 fn replay(path: &std::path::Path) -> Vec<String> {
     let mut source = Replay::open(path).expect("a recording");
     let mut engine = Engine::new(&Config::default());
-    engine.load(&source.header().snapshot.clone()).expect("a snapshot of this build");
+    engine.load(&source.header().snapshot.clone(), true).expect("a snapshot of this build");
     let mut said = Vec::new();
-    reactor::run(&mut source, &Decoder::live(), &mut engine, &mut |output, _| said.push(format!("{output:?}")));
+    reactor::run(&mut source, &Decoder::live(), &mut engine, &mut NoHands, &mut |output, _| {
+        said.push(format!("{output:?}"));
+    });
     said
 }
 

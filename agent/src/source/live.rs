@@ -5,6 +5,7 @@
 //! tick. It never touches `/proc`, never takes a lock and does not allocate.
 
 use std::{
+    collections::VecDeque,
     os::fd::AsFd,
     sync::{
         Arc,
@@ -22,6 +23,8 @@ use super::{
 };
 use crate::{clock, config::Spin, decode::MAX_FRAME, model::input::Fact};
 
+/// Answers that have room without an allocation.
+const ANSWERS: usize = 64;
 /// Time between ticks, ns.
 const TICK_NS: u64 = 250_000_000;
 
@@ -60,6 +63,8 @@ pub struct Live {
     tee: Option<Tee>,
     flight: Option<FlightTee>,
     last_facts: LastFacts,
+    /// Answers of the hands on this thread; one step rarely asks for more than one.
+    answers: VecDeque<Fact>,
     state: State,
     seq: u64,
     now_ns: u64,
@@ -137,6 +142,7 @@ impl Live {
             tee: parts.tee,
             flight: parts.flight,
             last_facts: parts.last_facts,
+            answers: VecDeque::with_capacity(ANSWERS),
             state: State::Running,
             seq: 0,
             now_ns,
@@ -227,6 +233,9 @@ fn take(ring: &mut RingBuf<MapData>, buffer: &mut [u8; MAX_FRAME]) -> Option<usi
 impl EventSource for Live {
     fn next(&mut self) -> Taken<'_> {
         loop {
+            if let Some(fact) = self.answers.pop_front() {
+                return self.hand(fact);
+            }
             match self.state {
                 State::Running if self.control.stop.load(Ordering::Acquire) => return self.begin_drain(),
                 State::Running | State::Draining { .. } if self.now_ns >= self.next_tick_ns => return self.tick(),
@@ -273,6 +282,10 @@ impl EventSource for Live {
         let seq = self.seq;
         self.tees().for_each(|tee| tee.decided(seq, now));
         Some(now)
+    }
+
+    fn answer(&mut self, fact: Fact) {
+        self.answers.push_back(fact);
     }
 
     fn mark(&mut self, save: &mut dyn FnMut(&mut [u8]) -> Option<usize>) {

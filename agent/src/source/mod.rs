@@ -35,6 +35,12 @@ pub trait EventSource {
     /// the recorded one in a replay. `None` when it was not recorded. The engine never sees it.
     fn decided(&mut self) -> Option<u64>;
 
+    /// Takes an input that was born on this thread: it comes next, numbered and recorded like any other. A replay has
+    /// it in the recording and ignores it.
+    fn answer(&mut self, fact: Fact) {
+        let _ = fact;
+    }
+
     /// Asked before the first input and after every tick: `save` writes the engine's state into a buffer, if the source has a use for it now.
     fn mark(&mut self, save: &mut dyn FnMut(&mut [u8]) -> Option<usize>) {
         let _ = save;

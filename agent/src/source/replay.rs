@@ -45,6 +45,7 @@ pub struct Replay {
     error: Option<ReplayError>,
     ended: bool,
     last_ns: u64,
+    no_answers: bool,
 }
 
 /// A record copied out of the reader; the buffers are reused.
@@ -63,12 +64,26 @@ impl Replay {
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let reader = RecordingReader::open(path)?;
         let current = Owned { kind: RecordKind::Unknown(0), seq: 0, body: BytesMut::new() };
-        Ok(Self { reader, ahead: None, current, spare: BytesMut::new(), error: None, ended: false, last_ns: 0 })
+        Ok(Self {
+            reader,
+            ahead: None,
+            current,
+            spare: BytesMut::new(),
+            error: None,
+            ended: false,
+            last_ns: 0,
+            no_answers: false,
+        })
     }
 
     /// The recording's header.
     pub fn header(&self) -> &Header {
         self.reader.header()
+    }
+
+    /// Leaves out what the hands answered: for a policy that did not ask them.
+    pub fn ignore_answers(&mut self) {
+        self.no_answers = true;
     }
 
     /// What stopped the replay before the end of the file, if anything did.
@@ -164,7 +179,10 @@ impl EventSource for Replay {
             }
             match kind {
                 RecordKind::Frame => return Taken::Frame(&self.current.body),
-                RecordKind::Input => return self.fact(),
+                RecordKind::Input => match self.fact() {
+                    Taken::Fact(Fact::Done(_) | Fact::Verified(_)) if self.no_answers => {}
+                    taken => return taken,
+                },
                 RecordKind::Gap => {
                     if let Some(gap) = Gap::decode(&self.current.body) {
                         return missing(LossReason::RecorderGap, gap);

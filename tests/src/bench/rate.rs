@@ -4,7 +4,13 @@
 use std::hint::black_box;
 
 use anyhow::Result;
-use faultline::{clock::monotonic_ns, config::Config, decode::Decoder, engine::Engine, reactor};
+use faultline::{
+    clock::monotonic_ns,
+    config::Config,
+    decode::Decoder,
+    engine::Engine,
+    reactor::{self, NoHands},
+};
 
 use super::{
     Bench, machine,
@@ -48,7 +54,7 @@ fn pass(inputs: &Inputs, decoder: &Decoder, config: &Config, contents: &Contents
     let mut engine = Engine::new(config);
     let mut source = inputs.source(None);
     let begin = monotonic_ns();
-    let tally = reactor::run(&mut source, decoder, &mut engine, &mut |output, _| {
+    let tally = reactor::run(&mut source, decoder, &mut engine, &mut NoHands, &mut |output, _| {
         black_box(output);
     });
     let took = monotonic_ns() - begin;

@@ -14,7 +14,7 @@ use faultline::{
     engine::Engine,
     model::{event::Event, input::CounterReading, output::Output},
     privilege::wait_for_programs,
-    reactor,
+    reactor::{self, NoHands},
     sampler::Counters,
     sensor::loader,
 };
@@ -128,7 +128,7 @@ fn consume(
             delays.push(monotonic_ns().saturating_sub(e.header.ktime_ns) as f64);
         }
     };
-    reactor::run(&mut source, &Decoder::live(), &mut engine, &mut sink);
+    reactor::run(&mut source, &Decoder::live(), &mut engine, &mut NoHands, &mut sink);
     Ok((arrived, delays))
 }
 

@@ -14,7 +14,7 @@ use faultline::{
     engine::Engine,
     model::input::Fact,
     privilege::wait_for_programs,
-    reactor,
+    reactor::{self, NoHands},
     sampler::Counters,
     sensor::loader,
     source::{
@@ -94,7 +94,9 @@ impl<S: EventSource> EventSource for Watched<S> {
 fn run(inner: impl EventSource, decoder: &Decoder, config: &Config, lines: &mut Discarded) -> (u64, u64) {
     let mut engine = Engine::new(config);
     let mut source = Watched { inner, taken: 0, calls: 0 };
-    reactor::run(&mut source, decoder, &mut engine, &mut |output, decided| lines.sink.push(output, decided));
+    reactor::run(&mut source, decoder, &mut engine, &mut NoHands, &mut |output, decided| {
+        lines.sink.push(output, decided);
+    });
     (source.calls, source.taken.saturating_sub(WARM))
 }
 

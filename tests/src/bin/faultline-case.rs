@@ -5,11 +5,13 @@
 use std::{io::Write, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
-use faultline_tests::{case, lock};
+use faultline_tests::{case, inject, lock};
 
 const USAGE: &str = "usage: faultline-case COMMAND
   observe             every fault is felt once with the right fields, through every rung; also doctor and a ring too large
   doctor              doctor says what is known of this kernel
+  systemd             the client of the service manager against a real systemd
+  heal                real faults healed by a real policy, with the time to health by an independent prober
   record DIR [FAULT]  make labelled recordings in DIR
   replay DIR          replay everything below DIR against its golden and truth
   bless DIR           make the goldens below DIR anew from replays";
@@ -29,6 +31,7 @@ fn run(words: &[String]) -> Result<()> {
     let command = words.first().context(USAGE)?;
     let folder = || words.get(1).map(Path::new).context(USAGE);
     match command.as_str() {
+        inject::child::RESTING => return inject::child::rest(words.get(1).context(USAGE)?),
         "replay" => return case::replay(folder()?),
         "bless" => return case::bless(folder()?),
         _ => {}
@@ -37,6 +40,8 @@ fn run(words: &[String]) -> Result<()> {
     match command.as_str() {
         "observe" => case::observe::observe(),
         "doctor" => case::health::doctor(),
+        "systemd" => case::systemd::systemd(),
+        "heal" => case::heal::heal(),
         "record" => case::record::record(folder()?, &words[2..]),
         _ => bail!("{USAGE}"),
     }

@@ -4,10 +4,13 @@
 //! The same program runs on a machine with the tools and modules, but a VM is where it is safe and quiet: here
 //! "no other fault" can be asked for.
 
+pub mod executor;
+pub mod heal;
 pub mod health;
 pub mod observe;
 pub mod record;
 pub mod ring;
+pub mod systemd;
 
 use std::{io::Write, path::Path};
 

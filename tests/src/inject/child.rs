@@ -63,3 +63,84 @@ pub fn own_name(word: &str) -> String {
     let name = format!("{word}-{}", std::process::id());
     name.chars().take(15).collect()
 }
+
+/// A child that has taken its memory and rests; killed and waited for when it is dropped.
+#[derive(Debug)]
+pub struct Resting(std::sync::Mutex<std::process::Child>);
+
+/// A child in a v2 cgroup that takes so many bytes and then sleeps, with this `oom_score_adj`. Ready when this returns.
+///
+/// # Errors
+/// It could not be started, or took nothing.
+pub fn resting(bytes: usize, cgroup: &std::path::Path, score: i32) -> Result<Resting> {
+    use std::io::{Read, Write};
+    let procs = cgroup.join("cgroup.procs");
+    let mut procs = std::fs::File::options().write(true).open(&procs).with_context(|| procs.display().to_string())?;
+    let mut command = Command::new(std::env::current_exe().context("no program")?);
+    command.args([RESTING, &bytes.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let life = move || {
+        procs.write_all(b"0")?;
+        let mut adjust = std::fs::File::options().write(true).open("/proc/self/oom_score_adj")?;
+        adjust.write_all(score.to_string().as_bytes())
+    };
+    // SAFETY: as above: system calls only, and the text is a few digits.
+    unsafe { command.pre_exec(life) };
+    let mut child = command.spawn().context("cannot start a resting child")?;
+    let mut ready = [0];
+    let told = child.stdout.take().context("a pipe was asked for")?.read_exact(&mut ready);
+    told.context("the resting child did not get ready")?;
+    Ok(Resting(std::sync::Mutex::new(child)))
+}
+
+/// The word by which a program of these tests becomes a resting child.
+pub const RESTING: &str = "rest-with-memory";
+
+/// The life of a resting child: takes the memory, says so, sleeps until it is killed.
+///
+/// # Errors
+/// The number is none, or nobody listens.
+pub fn rest(bytes: &str) -> Result<()> {
+    use std::io::Write;
+    let mut taken = vec![0u8; bytes.parse().context("a number of bytes")?];
+    taken.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+    let mut out = std::io::stdout();
+    out.write_all(b"r")?;
+    out.flush()?;
+    std::hint::black_box(&taken);
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+impl Resting {
+    /// Whether it lives.
+    pub fn is_alive(&self) -> bool {
+        self.with(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Waits until somebody has killed it.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn wait(self) -> Result<()> {
+        self.with(|child| child.wait()).map(drop).context("cannot wait for the child")
+    }
+
+    /// Kills it.
+    pub fn end(&self) {
+        self.with(|child| {
+            let _ = child.kill();
+            let _ = child.wait();
+        });
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut std::process::Child) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

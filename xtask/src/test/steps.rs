@@ -69,6 +69,21 @@ pub const STEPS: &[Step] = &[
         "all faults observed on 6.12",
         &["vm", "--kernel", "6.12", "--timeout", "300", "--", "faultline-case", "observe"],
     ),
+    Step::vm(
+        "systemd-6.12",
+        "the hands on units, against a real service manager on 6.12",
+        &["vm", "--kernel", "6.12", "--mem", "512", "--timeout", "300", "--systemd", "--", "faultline-case", "systemd"],
+    ),
+    Step::vm(
+        "heal-6.1",
+        "real faults healed by a real policy on 6.1",
+        &["vm", "--kernel", "6.1", "--mem", "512", "--timeout", "300", "--systemd", "--", "faultline-case", "heal"],
+    ),
+    Step::vm(
+        "heal-6.12",
+        "real faults healed by a real policy on 6.12",
+        &["vm", "--kernel", "6.12", "--mem", "512", "--timeout", "300", "--systemd", "--", "faultline-case", "heal"],
+    ),
 ];
 
 /// Steps that only `cargo xtask ci` adds.

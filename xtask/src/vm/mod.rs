@@ -68,6 +68,9 @@ pub struct Args {
     /// Add an empty disk of this many megabytes.
     #[arg(long, value_name = "MB")]
     disk: Option<u32>,
+    /// Put systemd and a D-Bus daemon into the guest; nothing is started (tests start a private manager).
+    #[arg(long)]
+    systemd: bool,
     /// What to run in the guest.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -114,7 +117,8 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let kernels: Vec<&'static Kernel> = if args.all { kernel::KERNELS.iter().collect() } else { args.kernel.clone() };
     let (mut first, mut unsure) = (0, 0);
     for kernel in &kernels {
-        match run(&request(args, kernel, kernels.len() > 1), Box::new(std::io::stdout()), Box::new(std::io::stderr())) {
+        match run(&request(args, kernel, kernels.len() > 1)?, Box::new(std::io::stdout()), Box::new(std::io::stderr()))
+        {
             Ok(outcome) => {
                 ui::say(format!(
                     "kernel {}: exit status {} ({})",
@@ -133,20 +137,21 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(if unsure > 0 { 2 } else { first }))
 }
 
-fn request(args: &Args, kernel: &'static Kernel, several: bool) -> VmRequest {
+fn request(args: &Args, kernel: &'static Kernel, several: bool) -> Result<VmRequest> {
+    let systemd = if args.systemd { tools::systemd()? } else { Vec::new() };
     let out = args.out.as_ref().map(|folder| if several { folder.join(kernel.name) } else { folder.clone() });
-    VmRequest {
+    Ok(VmRequest {
         kernel,
         memory_mb: args.mem,
         append: args.append.clone(),
-        files: ours().chain(args.file.iter().cloned()).collect(),
+        files: ours().chain(systemd).chain(args.file.iter().cloned()).collect(),
         environment: args.env.clone(),
         out,
         timeout: Duration::from_secs(args.timeout),
         slow_disk_ms: args.slow_disk,
         disk_mb: args.disk,
         command: args.command.clone(),
-    }
+    })
 }
 
 /// Boots a kernel and runs the command in it.

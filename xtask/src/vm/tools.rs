@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::image::GuestFile;
 use crate::apt::{self, Apt, Mirrors};
 use crate::{cache, manifest, process, ui};
 
@@ -16,6 +17,13 @@ use crate::{cache, manifest, process, ui};
 /// module tools. `xz-utils` serves the host side: modules are decompressed once, not at every boot.
 const GUEST: &[&str] =
     &["busybox-static", "dash", "iproute2", "nftables", "dmsetup", "kmod", "e2fsprogs", "xz-utils", "libgcc-s1"];
+
+/// A service manager and its message bus, for guests that are asked for one.
+const SYSTEMD: &[&str] = &["systemd", "dbus-daemon"];
+
+/// Programs of the above; the second only from systemd 254 on, where the first cannot start a service without it.
+const SYSTEMD_PROGRAMS: [(&str, bool); 3] =
+    [("usr/lib/systemd/systemd", true), ("usr/lib/systemd/systemd-executor", false), ("usr/bin/dbus-daemon", true)];
 
 /// The emulator and its firmware.
 const QEMU: &[&str] = &["qemu-system-x86"];
@@ -81,6 +89,34 @@ impl Tools {
         }
         Ok(Self { root })
     }
+}
+
+/// A service manager for the guest: this machine's own, else from the cache (its libraries must be on the machine then).
+///
+/// # Errors
+/// There is none here and none can be fetched.
+pub fn systemd() -> Result<Vec<GuestFile>> {
+    let here = Path::new("/");
+    if let Some(files) = systemd_below(here) {
+        return Ok(files);
+    }
+    let tools = Tools::ensure("systemd", SYSTEMD)?;
+    systemd_below(&tools.root)
+        .with_context(|| format!("{} has no systemd; remove that folder to fetch it again", tools.root.display()))
+}
+
+fn systemd_below(root: &Path) -> Option<Vec<GuestFile>> {
+    let mut files = Vec::new();
+    for (program, needed) in SYSTEMD_PROGRAMS {
+        // Before the merge of /usr the manager was in /lib.
+        let places = [root.join(program), root.join(program.trim_start_matches("usr/"))];
+        match places.into_iter().find(|path| path.is_file()) {
+            Some(source) => files.push(GuestFile { source, path: Path::new("/").join(program) }),
+            None if needed => return None,
+            None => {}
+        }
+    }
+    Some(files)
 }
 
 /// QEMU from `PATH`, else from the cache.
