@@ -146,7 +146,9 @@ impl Crew {
         let (names, names_in) = mpsc::channel(WAITING);
         let (reports, reports_in) = mpsc::channel(WAITING);
         let (to_preparer, preparer_in) = sync_mpsc::sync_channel(WAITING);
-        let (standing, guarded) = (Arc::new(Standing::default()), Arc::new(AtomicBool::new(guardian.is_some())));
+        let dismiss = Doorbell::new().inspect_err(|error| tracing::error!(%error, "the guardian cannot be told")).ok();
+        let is_guarded = guardian.is_some() && dismiss.is_some();
+        let (standing, guarded) = (Arc::new(Standing::default()), Arc::new(AtomicBool::new(is_guarded)));
         let executor = Executor::new(Parts {
             orders: orders_in,
             names: names_in,
@@ -160,7 +162,6 @@ impl Crew {
         let scope = policy.clone();
         tokio::task::spawn_blocking(move || prepare(preparer, &preparer_in, &scope));
         tokio::spawn(hand_in(reports_in, facts.clone()));
-        let dismiss = Doorbell::new().inspect_err(|error| tracing::error!(%error, "the guardian cannot be told")).ok();
         let watched = guardian.zip(dismiss.clone()).map(|(guardian, dismissed)| {
             let guarded = guarded.clone();
             tokio::task::spawn_blocking(move || watch(guardian, &guarded, &dismissed))

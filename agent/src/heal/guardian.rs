@@ -108,7 +108,7 @@ impl Guardian {
     }
 
     /// The orderly end: the guardian takes everything back and exits. Drop the recovery journal first: the guardian waits
-    /// for its lock for half a second, and then takes back without a record.
+    /// for its lock for half a second, and then gives up; the next start or `faultline release` settles.
     ///
     /// # Errors
     /// [`GuardianError::System`] when it does not answer; the next start then settles.
