@@ -13,6 +13,7 @@ pub mod bench;
 pub mod case;
 pub mod inject;
 pub mod lock;
+pub mod patient;
 pub mod private;
 pub mod private_systemd;
 pub mod program;

@@ -2,17 +2,15 @@
 //! and what is taken back when the agent dies.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
-use anyhow::{Context, Result, ensure};
-use faultline::{
-    clock::monotonic_ns,
-    kernel::{Root, cgroup::CgroupLayout},
-};
+use anyhow::{Result, ensure};
+use faultline::clock::monotonic_ns;
 use faultline_tests::{
     agent::{self, Agent},
     case::heal::Home,
     lock,
+    patient::{Patient, Ward},
 };
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
@@ -29,55 +27,35 @@ fn policy(scope: &str, plan: &str) -> String {
     )
 }
 
-/// A service's cgroup with a process that rests in it; everything goes when it is dropped.
-struct Patient {
-    outer: PathBuf,
-    folder: PathBuf,
-    resting: std::process::Child,
+/// A patient in a ward of its own.
+struct Alone {
+    patient: Patient,
+    ward: Ward,
 }
 
-impl Patient {
+impl Alone {
     fn new(name: &str) -> Result<Self> {
-        let v2 = CgroupLayout::gather(&Root::live())?.v2.context("no cgroup v2 hierarchy is mounted")?;
-        let outer = v2.join(format!("fl-hands-{}-{name}", std::process::id()));
-        let folder = outer.join("patient.service");
-        fs::create_dir_all(&folder)?;
-        let resting = Command::new("sleep").arg("1000").spawn()?;
-        fs::write(folder.join("cgroup.procs"), resting.id().to_string())?;
-        Ok(Self { outer, folder, resting })
+        let ward = Ward::new(&format!("hands-{name}"))?;
+        Ok(Self { patient: ward.patient("patient.service")?, ward })
     }
 
     /// As a policy names it.
     fn scope(&self) -> String {
-        let name = self.outer.file_name().unwrap().to_string_lossy().into_owned();
-        format!("\"/{name}\"")
-    }
-
-    /// A process of the service crashes: a child whose parent is outside.
-    fn crash(&self) -> Result<()> {
-        let mut child = Command::new("sleep").arg("1000").spawn()?;
-        fs::write(self.folder.join("cgroup.procs"), child.id().to_string())?;
-        kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), Signal::SIGSEGV)?;
-        child.wait()?;
-        Ok(())
-    }
-
-    fn is_frozen(&self) -> bool {
-        fs::read_to_string(self.folder.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
-    }
-
-    fn is_alive(&mut self) -> bool {
-        matches!(self.resting.try_wait(), Ok(None))
+        format!("\"{}\"", self.ward.scope())
     }
 }
 
-impl Drop for Patient {
-    fn drop(&mut self) {
-        let _ = fs::write(self.folder.join("cgroup.freeze"), "0");
-        let _ = self.resting.kill();
-        let _ = self.resting.wait();
-        let _ = fs::remove_dir(&self.folder);
-        let _ = fs::remove_dir(&self.outer);
+impl std::ops::Deref for Alone {
+    type Target = Patient;
+
+    fn deref(&self) -> &Patient {
+        &self.patient
+    }
+}
+
+impl std::ops::DerefMut for Alone {
+    fn deref_mut(&mut self) -> &mut Patient {
+        &mut self.patient
     }
 }
 
@@ -97,7 +75,7 @@ fn a_crash_in_scope_is_answered_and_one_outside_is_refused() {
 
 fn answered() -> Result<()> {
     let kill_it = "{ verb = \"kill\", verify_for = \"200ms\" }";
-    let (mut patient, home) = (Patient::new("scope")?, Home::new("scope")?);
+    let (mut patient, home) = (Alone::new("scope")?, Home::new("scope")?);
     // The same fault under an empty scope: the harm that this brake prevents is the kill further down.
     for (scope, reason) in [(String::new(), "out_of_scope"), ("\"/fl-elsewhere\"".into(), "out_of_scope")] {
         let mut agent = home.agent(&policy(&scope, kill_it), None)?;
@@ -128,7 +106,7 @@ fn observe_says_what_it_would_do_and_does_nothing() {
 }
 
 fn observed() -> Result<()> {
-    let (mut patient, home) = (Patient::new("observe")?, Home::new("observe")?);
+    let (mut patient, home) = (Alone::new("observe")?, Home::new("observe")?);
     let text = policy(&patient.scope(), "{ verb = \"kill\" }").replace("mode = \"act\"", "mode = \"observe\"");
     let mut agent = home.agent(&text, None)?;
     patient.crash()?;
@@ -146,7 +124,7 @@ fn a_damaged_journal_binds_the_hands_until_it_is_moved_away() {
 }
 
 fn damaged() -> Result<()> {
-    let (mut patient, home) = (Patient::new("journal")?, Home::new("journal")?);
+    let (mut patient, home) = (Alone::new("journal")?, Home::new("journal")?);
     let text = policy(&patient.scope(), "{ verb = \"kill\", verify_for = \"200ms\" }");
     // A sound journal with some records first.
     home.agent(&text, None)?.stop(Signal::SIGTERM)?;
@@ -176,7 +154,7 @@ fn without_a_service_manager_a_restart_is_refused() {
 }
 
 fn no_manager() -> Result<()> {
-    let (patient, home) = (Patient::new("bus")?, Home::new("bus")?);
+    let (patient, home) = (Alone::new("bus")?, Home::new("bus")?);
     let text = policy(&patient.scope(), "{ verb = \"restart-unit\" }");
     let mut agent = home.agent(&text, Some("unix:path=/nonexistent/bus"))?;
     patient.crash()?;
@@ -195,7 +173,7 @@ fn a_killed_agent_leaves_nothing_frozen() {
 
 /// SIGKILLs at random moments of a freeze that is to last, and of its decision.
 fn killed(kills: u64) -> Result<()> {
-    let (mut patient, home) = (Patient::new("kill")?, Home::new("kill")?);
+    let (mut patient, home) = (Alone::new("kill")?, Home::new("kill")?);
     let text = policy(&patient.scope(), "{ verb = \"freeze-cgroup\", hold = \"60s\", verify_for = \"1s\" }");
     let (mut slowest_ns, mut frozen) = (0, 0);
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
@@ -259,7 +237,7 @@ fn simulate_shows_what_a_policy_would_have_done() {
 }
 
 fn simulated() -> Result<()> {
-    let (patient, home) = (Patient::new("simulate")?, Home::new("simulate")?);
+    let (patient, home) = (Alone::new("simulate")?, Home::new("simulate")?);
     let recording = home.path().join("run.flt");
     let old = home.path().join("old.toml");
     fs::write(&old, "mode = \"observe\"\n")?;

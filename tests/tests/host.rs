@@ -99,6 +99,19 @@ fn the_drill_passes() {
 }
 
 #[test]
+fn the_drill_heals_what_it_may() {
+    let Some(_machine) = machine("the_drill_heals_what_it_may") else { return };
+    let ended = agent::run(&["drill", "--heal", "--json", "oom"]).unwrap();
+    assert_eq!(ended.code().unwrap(), 0, "{}", ended.stderr);
+    let oom = &ended.lines.iter().find(|line| line.value["name"] == "oom").unwrap().value;
+    assert_eq!(oom["healed"], true, "{oom}");
+    assert!(oom["recovered_ns"].as_u64() > oom["detected_ns"].as_u64(), "{oom}");
+    let folders = std::fs::read_dir("/run").unwrap().flatten();
+    let left: Vec<_> = folders.filter(|f| f.file_name().to_string_lossy().starts_with("faultline-drill-")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn sigterm_and_sigint_drain_and_print_the_summary() {
     let Some(_machine) = machine("sigterm_and_sigint_drain_and_print_the_summary") else { return };
     for signal in [Signal::SIGTERM, Signal::SIGINT] {

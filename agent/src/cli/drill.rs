@@ -20,6 +20,9 @@ use crate::{
 pub struct DrillArgs {
     /// The drills to run; all when none is named.
     names: Vec<String>,
+    /// Also heal: the agent runs in mode `act` with a policy whose scope is the throw-away cgroup of the drill `oom`.
+    #[arg(long)]
+    heal: bool,
     /// Remove what killed drills left behind, and do nothing else.
     #[arg(long, conflicts_with = "names")]
     clean: bool,
@@ -35,7 +38,7 @@ pub(super) fn drill(args: &DrillArgs) -> Result<ExitCode, CliError> {
     }
     let (anchor, format) = (clock::anchor(), args.output.format());
     let mut printed = Ok(());
-    let good = drill::run(&args.names, AgentCommand::default(), &mut |report| {
+    let good = drill::run(&args.names, AgentCommand::default(), args.heal, &mut |report| {
         if printed.is_ok() {
             printed = print(&line(&anchor, format, report));
         }
@@ -61,6 +64,8 @@ fn json_line(anchor: &ClockAnchor, report: &DrillReport) -> String {
         "expected_kind": report.expected_kind,
         "injected_ns": report.injected_ns,
         "detected_ns": report.detected_ns,
+        "healed": report.healed,
+        "recovered_ns": report.recovered_ns,
         "reason": report.reason,
     });
     format!("{line}\n")
@@ -77,7 +82,15 @@ fn text_line(report: &DrillReport, colour: bool) -> String {
         (Some(from), Some(to)) => format!(" {:.1} ms after the injection", to.saturating_sub(from) as f64 / 1e6),
         _ => String::new(),
     };
+    let healed = match (report.injected_ns, report.recovered_ns) {
+        (Some(from), Some(to)) => format!(", healed {:.1} ms after it", to.saturating_sub(from) as f64 / 1e6),
+        _ => String::new(),
+    };
     let reason = report.reason.as_ref().map_or(String::new(), |r| format!(" {r}"));
     let state = report.state.as_str();
-    format!("{:<11} {code}{state:<8}{reset} {}{took}{reason}\n", report.name, report.kind.as_deref().unwrap_or("-"))
+    format!(
+        "{:<11} {code}{state:<8}{reset} {}{took}{healed}{reason}\n",
+        report.name,
+        report.kind.as_deref().unwrap_or("-")
+    )
 }

@@ -42,6 +42,8 @@ struct Mount {
 pub struct Home {
     /// Which files limit it.
     pub version: Version,
+    /// Where the hierarchy is mounted.
+    pub mount: PathBuf,
     /// The directory that will hold it.
     pub parent: PathBuf,
     /// True when the parent must first be told to hand the memory controller down.
@@ -55,7 +57,8 @@ impl Home {
         let mounts = mounts(&read("/proc/self/mountinfo")?);
         let own = read("/proc/self/cgroup")?;
         if let Some(mount) = mounts.iter().find(|mount| mount.version == Version::One) {
-            return Ok(Self { version: Version::One, parent: own_directory(mount, &own), enable_memory: false });
+            let (mount, parent) = (mount.point.clone(), own_directory(mount, &own));
+            return Ok(Self { version: Version::One, mount, parent, enable_memory: false });
         }
         let second = mounts.iter().find(|mount| lists_memory(&mount.point.join("cgroup.controllers")));
         let Some(mount) = second else {
@@ -65,7 +68,14 @@ impl Home {
         let handing = start.ancestors().take_while(|path| path.starts_with(&mount.point));
         let near = handing.into_iter().find(|path| lists_memory(&path.join("cgroup.subtree_control")));
         let parent = near.unwrap_or(&mount.point).to_path_buf();
-        Ok(Self { version: Version::Two, parent, enable_memory: near.is_none() })
+        let mount = mount.point.clone();
+        Ok(Self { version: Version::Two, mount, parent, enable_memory: near.is_none() })
+    }
+
+    /// The path of a cgroup made here, as the hierarchy names it.
+    pub fn path_of(&self, name: &str) -> String {
+        let parent = self.parent.strip_prefix(&self.mount).unwrap_or(Path::new(""));
+        Path::new("/").join(parent).join(name).display().to_string()
     }
 
     /// Tells the parent to hand the memory controller down, where it does not yet.

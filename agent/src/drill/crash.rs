@@ -50,7 +50,7 @@ fn die_once(stage: &mut Stage, role: &'static str) -> Result<u64, DrillError> {
 fn finish(stage: &mut Stage, kind: &'static str, name: &str, injected_ns: u64) -> Result<Performance, DrillError> {
     let expected = Expected { kind, entity_kind: "executable", entity_name: name.to_owned(), victim_pid: None };
     stage.wait_for_fault(&expected)?;
-    Ok(Performance { expected, injected_ns })
+    Ok(Performance { expected, injected_ns, healing: None })
 }
 
 /// Child side of `crash`: dies by SIGSEGV.

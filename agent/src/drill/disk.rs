@@ -35,7 +35,7 @@ pub fn perform(stage: &mut Stage) -> Result<Performance, DrillError> {
     stage.wait_for_fault(&expected)?;
     stage.word(&mut helper)?;
     stage.dismiss(&mut helper)?;
-    Ok(Performance { expected, injected_ns })
+    Ok(Performance { expected, injected_ns, healing: None })
 }
 
 /// Child side: makes the slow device, reads from it when told to, and takes it down.

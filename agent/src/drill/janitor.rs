@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::child::{OnParentDeath, spawn};
 use super::helper::{Word, command, say, take_name};
-use super::{DrillError, cgroup, loopdev};
+use super::{DrillError, cgroup, loopdev, policy};
 
 /// Helper that cleans up.
 pub const ROLE: &str = "janitor";
@@ -52,7 +52,12 @@ impl Janitor {
         self.tell("subtree", path)
     }
 
-    /// Everything named so far is removed and taken back.
+    /// Names a folder that is about to be made.
+    pub fn tell_of_folder(&mut self, path: &Path) -> Result<(), DrillError> {
+        self.tell("folder", path)
+    }
+
+    /// Everything named so far, but for folders, is removed and taken back.
     pub fn tell_all_is_gone(&mut self) -> Result<(), DrillError> {
         self.tell("gone", Path::new("all"))
     }
@@ -93,11 +98,12 @@ pub fn help(args: &[String]) -> Result<(), DrillError> {
     deaf.thread_block().map_err(DrillError::system("block", "the stop signals"))?;
     take_name("fl-drill-clean")?;
     say(&Word::Ready(String::new()))?;
-    let (mut cgroups, mut subtrees) = (Vec::new(), Vec::new());
+    let (mut cgroups, mut subtrees, mut folders) = (Vec::new(), Vec::new(), Vec::new());
     for line in io::stdin().lock().lines().map_while(Result::ok) {
         match line.split_once(' ') {
             Some(("cgroup", path)) => cgroups.push(PathBuf::from(path)),
             Some(("subtree", path)) => subtrees.push(PathBuf::from(path)),
+            Some(("folder", path)) => folders.push(PathBuf::from(path)),
             Some(("gone", _)) => {
                 cgroups.clear();
                 subtrees.clear();
@@ -105,7 +111,8 @@ pub fn help(args: &[String]) -> Result<(), DrillError> {
             _ => {}
         }
     }
-    sweep(&cgroups, &subtrees, args.first().and_then(|pid| pid.parse().ok()))
+    let outcome = sweep(&cgroups, &subtrees, args.first().and_then(|pid| pid.parse().ok()));
+    folders.iter().fold(outcome, |outcome, path| outcome.and(policy::remove(path)))
 }
 
 /// Removes what one drill left; goes on after a failure and reports the first.
@@ -128,6 +135,13 @@ pub fn clean(on_removed: &mut dyn FnMut(&str)) -> Result<(), DrillError> {
         let removed = remove_cgroup(path);
         if removed.is_ok() {
             on_removed(&format!("cgroup {}", path.display()));
+        }
+        outcome = outcome.and(removed);
+    }
+    for (path, _) in policy::leftovers().iter().filter(|(_, pid)| !is_drill(*pid)) {
+        let removed = policy::remove(path);
+        if removed.is_ok() {
+            on_removed(&format!("folder {}", path.display()));
         }
         outcome = outcome.and(removed);
     }

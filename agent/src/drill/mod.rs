@@ -24,6 +24,7 @@ mod net;
 mod netlink;
 mod observer;
 mod oom;
+mod policy;
 mod slowfs;
 mod stage;
 mod verdict;
@@ -83,6 +84,10 @@ pub struct DrillReport {
     pub injected_ns: Option<u64>,
     /// CLOCK_MONOTONIC nanoseconds of the agent's decision.
     pub detected_ns: Option<u64>,
+    /// Whether an action healed the target; `None` where nothing was to be healed.
+    pub healed: Option<bool>,
+    /// CLOCK_MONOTONIC nanoseconds of the end of the action that healed it.
+    pub recovered_ns: Option<u64>,
     /// Why it failed or was skipped; `None` when it passed.
     pub reason: Option<String>,
 }
@@ -101,6 +106,8 @@ struct Drill {
 struct Performance {
     expected: Expected,
     injected_ns: u64,
+    /// When healing was asked for: the end of the action that did it, if one did.
+    healing: Option<Option<u64>>,
 }
 
 const DRILLS: [Drill; 5] = [
@@ -123,13 +130,18 @@ const DRILLS: [Drill; 5] = [
 pub fn run(
     names: &[String],
     agent_command: AgentCommand,
+    heal: bool,
     on_report: &mut dyn FnMut(&DrillReport),
 ) -> Result<bool, DrillError> {
     let drills = select(names)?;
     let stop = StopSignals::take()?;
-    let janitor = Janitor::start()?;
+    let mut janitor = Janitor::start()?;
+    let (agent_command, folder) = match heal {
+        true => policy::healing_agent(&mut janitor).map(|(command, folder)| (command, Some(folder)))?,
+        false => (agent_command, None),
+    };
     let observer = Observer::start(&agent_command)?;
-    let mut stage = Stage { observer, janitor, stop };
+    let mut stage = Stage { observer, janitor, stop, heals: heal };
     stage.wait_for_agent(STEP_WITHIN_S)?;
     let mut good = true;
     for drill in drills {
@@ -138,6 +150,9 @@ pub fn run(
         on_report(&report);
     }
     stage.observer.stop()?;
+    if let Some(folder) = folder {
+        policy::remove(&folder)?;
+    }
     stage.janitor.dismiss()?;
     match unexpected(&stage.observer.take_faults().iter().collect::<Vec<_>>()) {
         Some(fault) => Err(DrillError::LateFault { fault }),
@@ -209,12 +224,17 @@ fn perform(stage: &mut Stage, drill: &Drill) -> Result<DrillReport, DrillError> 
 
 /// The report of a drill that did its harm.
 fn judged(drill: &Drill, performance: &Performance, faults: &[Fault]) -> DrillReport {
-    let verdict = judge(&performance.expected, faults, DETECT_WITHIN_S);
+    let mut verdict = judge(&performance.expected, faults, DETECT_WITHIN_S);
+    if performance.healing == Some(None) && verdict.reason.is_none() {
+        verdict.reason = Some(format!("no action healed it within {DETECT_WITHIN_S} s"));
+    }
     let state = if verdict.reason.is_none() { DrillState::Passed } else { DrillState::Failed };
     DrillReport {
         kind: verdict.kind,
         injected_ns: Some(performance.injected_ns),
         detected_ns: verdict.detected_ns,
+        healed: performance.healing.map(|recovered| recovered.is_some()),
+        recovered_ns: performance.healing.flatten(),
         ..report(drill, state, verdict.reason)
     }
 }
@@ -233,7 +253,17 @@ fn not_performed(drill: &Drill, error: &DrillError, seen: &[Fault]) -> DrillRepo
 /// A report without times.
 fn report(drill: &Drill, state: DrillState, reason: Option<String>) -> DrillReport {
     let (name, expected_kind) = (drill.name, drill.expected_kind);
-    DrillReport { name, state, kind: None, expected_kind, injected_ns: None, detected_ns: None, reason }
+    DrillReport {
+        name,
+        state,
+        kind: None,
+        expected_kind,
+        injected_ns: None,
+        detected_ns: None,
+        healed: None,
+        recovered_ns: None,
+        reason,
+    }
 }
 
 #[cfg(test)]

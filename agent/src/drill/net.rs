@@ -54,7 +54,7 @@ pub fn perform(stage: &mut Stage) -> Result<Performance, DrillError> {
     let expected = Expected { kind: "retransmit_storm", entity_kind: "peer", entity_name, victim_pid: None };
     stage.wait_for_fault(&expected)?;
     stage.dismiss(&mut helper)?;
-    Ok(Performance { expected, injected_ns })
+    Ok(Performance { expected, injected_ns, healing: None })
 }
 
 /// Child side, receiver: builds everything, drops, receives, and takes everything down.

@@ -37,12 +37,14 @@ pub struct AgentCommand {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
+    /// Its service's directories, if not the machine's own.
+    pub home: Option<PathBuf>,
 }
 
 impl Default for AgentCommand {
     fn default() -> Self {
         let args = ["run", "--mode", "observe", "--json", "--no-flight"].map(OsString::from).to_vec();
-        Self { program: PathBuf::from("/proc/self/exe"), args }
+        Self { program: PathBuf::from("/proc/self/exe"), args, home: None }
     }
 }
 
@@ -61,6 +63,8 @@ pub struct Observer {
     words: File,
     health: BTreeMap<String, Health>,
     faults: Vec<Fault>,
+    /// Ends of actions that recovered their fault: the fault's id, and when the action was over.
+    recoveries: Vec<(String, u64)>,
     judged: usize,
     summary: bool,
     stopping: bool,
@@ -76,6 +80,9 @@ impl Observer {
         let words = memfd_create("faultline-drill-agent", MFdFlags::MFD_CLOEXEC).map_err(|e| wrong(e.into()))?;
         let words = File::from(words);
         let mut command = Command::new(&agent.program);
+        for variable in ["STATE_DIRECTORY", "RUNTIME_DIRECTORY"] {
+            command.envs(agent.home.iter().map(|home| (variable, home)));
+        }
         command.args(&agent.args).stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(words.try_clone().map_err(wrong)?);
         let mut child = spawn(&mut command, OnParentDeath::Signal(Signal::SIGTERM)).map_err(wrong)?;
@@ -95,8 +102,8 @@ impl Observer {
     }
 
     fn new(child: Child, pidfd: PidFd, lines: Lines, words: File) -> Self {
-        let (health, faults) = (BTreeMap::new(), Vec::new());
-        Self { child, pidfd, lines, words, health, faults, judged: 0, summary: false, stopping: false }
+        let (health, faults, recoveries) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Self { child, pidfd, lines, words, health, faults, recoveries, judged: 0, summary: false, stopping: false }
     }
 
     /// Takes in everything the agent has written so far.
@@ -126,6 +133,12 @@ impl Observer {
     /// True when a fault that was not judged yet is the expected one.
     pub fn has_new(&self, expected: &Expected) -> bool {
         self.faults[self.judged..].iter().any(|fault| expected.is(fault))
+    }
+
+    /// When an action was over that recovered the expected fault.
+    pub fn recovered_ns(&self, expected: &Expected) -> Option<u64> {
+        let fault = self.faults[self.judged..].iter().find(|fault| expected.is(fault))?;
+        self.recoveries.iter().find(|(id, _)| *id == fault.id).map(|(_, at_ns)| *at_ns)
     }
 
     /// The faults since the last call, each id once, as it was when it opened.
@@ -175,6 +188,11 @@ impl Observer {
                 // Later lines of the same id tell of its life cycle, not of a new fault.
                 if !self.faults.iter().any(|known| known.id == fault.id) {
                     self.faults.push(fault);
+                }
+            }
+            "action" if value["outcome"] == "recovered" => {
+                if let (Some(fault), Some(at_ns)) = (value["fault"].as_str(), value["finished_ns"].as_u64()) {
+                    self.recoveries.push((fault.to_owned(), at_ns));
                 }
             }
             "summary" => self.summary = true,
@@ -241,7 +259,7 @@ mod tests {
     /// An agent that is a shell script: `first`, the health lines, `then`.
     fn agent(first: &str, then: &str) -> Observer {
         let args = ["-c".into(), format!("{first}\n{HEALTH}\n{then}").into()].to_vec();
-        Observer::start(&AgentCommand { program: "/bin/sh".into(), args }).expect("sh starts")
+        Observer::start(&AgentCommand { program: "/bin/sh".into(), args, home: None }).expect("sh starts")
     }
 
     /// Reads until `enough` or the agent's end.

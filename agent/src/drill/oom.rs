@@ -30,6 +30,7 @@ pub fn perform(stage: &mut Stage) -> Result<Performance, DrillError> {
     stage.ready(&mut helper)?;
     let pid = helper.pid().as_raw();
     write(&cage.path.join("cgroup.procs"), &pid.to_string())?;
+    let mut left = if stage.heals { Some(leave_behind(stage, &cage)?) } else { None };
     helper.order("go")?;
     let injected_ns = stage.injected(&mut helper)?;
     let expected = Expected { kind: "oom_kill", entity_kind: "cgroup", entity_name: name, victim_pid: Some(pid) };
@@ -40,9 +41,24 @@ pub fn perform(stage: &mut Stage) -> Result<Performance, DrillError> {
     }
     // The cgroup stays until the fault was reported, so that the agent can still find its name.
     stage.wait_for_fault(&expected)?;
+    let mut healing = None;
+    if let Some(left) = &mut left {
+        healing = Some(stage.wait_for_recovery(&expected)?);
+        if healing.flatten().is_some() {
+            stage.ended(left)?;
+        }
+    }
     cage.dismantle()?;
     stage.janitor.tell_all_is_gone()?;
-    Ok(Performance { expected, injected_ns })
+    Ok(Performance { expected, injected_ns, healing })
+}
+
+/// A second child in the cage, for the policy to end: it waits for a word that never comes.
+fn leave_behind(stage: &mut Stage, cage: &Cage) -> Result<Helper, DrillError> {
+    let mut helper = Helper::start(ROLE, &[])?;
+    stage.ready(&mut helper)?;
+    write(&cage.path.join("cgroup.procs"), &helper.pid().as_raw().to_string())?;
+    Ok(helper)
 }
 
 /// The throw-away cgroup; removed when it goes out of scope.

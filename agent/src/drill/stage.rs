@@ -73,9 +73,24 @@ pub struct Stage {
     pub janitor: Janitor,
     /// Ctrl-C.
     pub stop: StopSignals,
+    /// Whether the agent has a policy that heals what can be healed.
+    pub heals: bool,
 }
 
 impl Stage {
+    /// Waits until an action has recovered the expected fault; `None` when the time was over.
+    pub fn wait_for_recovery(&mut self, expected: &Expected) -> Result<Option<u64>, DrillError> {
+        let deadline = monotonic_ns() + DETECT_WITHIN_S * SECOND;
+        loop {
+            if let Some(at_ns) = self.observer.recovered_ns(expected) {
+                return Ok(Some(at_ns));
+            }
+            if !self.wait(&[], deadline)? {
+                return Ok(None);
+            }
+        }
+    }
+
     /// Waits until the agent said how each sensor does.
     pub fn wait_for_agent(&mut self, within_s: u64) -> Result<(), DrillError> {
         let deadline = monotonic_ns() + within_s * SECOND;

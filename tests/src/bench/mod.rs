@@ -8,6 +8,7 @@ pub mod alloc;
 pub mod consumer;
 pub mod footprint;
 pub mod generator;
+pub mod hands;
 pub mod machine;
 pub mod memory;
 pub mod programs;
@@ -39,10 +40,11 @@ pub struct Bench {
 type Measurement = fn(&Bench, &mut Report) -> Result<()>;
 
 /// Every measurement by its word.
-const ALL: [(&str, Measurement); 7] = [
+const ALL: [(&str, Measurement); 8] = [
     ("programs", programs::measure_runs),
     ("overhead", programs::measure_overhead),
     ("reaction", reaction::measure),
+    ("hands", hands::measure),
     ("engine", rate::measure),
     ("ring", ring::measure),
     ("footprint", footprint::measure),
@@ -55,7 +57,7 @@ Measures on this machine, as root. Exit status: 0 every bar met, 1 a bar missed,
 
   --json        one JSON object a line
   --quick       fewer and shorter rounds: under two minutes
-  --only NAME   only this: programs, overhead, reaction, engine, ring, footprint, allocations";
+  --only NAME   only this: programs, overhead, reaction, hands, engine, ring, footprint, allocations";
 
 /// How it was asked for.
 #[derive(Debug, Default)]
