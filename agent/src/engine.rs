@@ -131,7 +131,11 @@ impl Engine {
 
     fn fact(&mut self, fact: &Fact, out: &mut Vec<Output>) {
         match fact {
-            Fact::Tick { now_ns } | Fact::Stopping { now_ns } => self.now_ns = self.now_ns.max(*now_ns),
+            Fact::Tick { now_ns } => self.now_ns = self.now_ns.max(*now_ns),
+            Fact::Stopping { now_ns } => {
+                self.now_ns = self.now_ns.max(*now_ns);
+                self.decider.stop();
+            }
             Fact::Disk(reading) => self.now_ns = self.now_ns.max(reading.now_ns),
             Fact::Counters(reading) => {
                 self.now_ns = self.now_ns.max(reading.now_ns);

@@ -101,11 +101,40 @@ impl Units {
     }
 }
 
-/// The service a cgroup path belongs to: its last component that systemd names, if that is a service. A scope
-/// or a slice below a service (a session of a user manager) is not part of it.
+/// The unit of this node's own service manager that a path lies in.
+#[derive(Clone, Copy, Debug)]
+pub struct ManagerUnit<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The path of its own cgroup.
+    pub path: &'a str,
+    /// Another manager's unit lies in between: a user's session or a container that boots.
+    pub nested: bool,
+}
+
+/// The outermost service of a path, unless a scope comes first: what lies below those belongs to whatever runs in
+/// them. `nginx.service` inside a container is not the `nginx.service` that the manager would restart.
+pub fn manager_unit(path: &str) -> Option<ManagerUnit<'_>> {
+    let is_unit = |part: &str| part.ends_with(".service") || part.ends_with(".scope");
+    let mut from = 0;
+    for part in path.split('/') {
+        let end = from + part.len();
+        if part.ends_with(".service") {
+            let nested = path[end..].split('/').any(is_unit);
+            return Some(ManagerUnit { name: part, path: &path[..end], nested });
+        }
+        if part.ends_with(".scope") {
+            return None;
+        }
+        from = end + 1;
+    }
+    None
+}
+
+/// The service of this node's own manager that a cgroup path belongs to. A unit of a user's manager or of a container
+/// has the name that its owner likes, and may have that of a service of the node: it is none here.
 pub fn service_of(path: &str) -> Option<&str> {
-    let is_unit = |part: &&str| [".service", ".scope", ".slice"].iter().any(|kind| part.ends_with(kind));
-    path.rsplit('/').find(is_unit).filter(|part| part.ends_with(".service"))
+    manager_unit(path).filter(|unit| !unit.nested).map(|unit| unit.name)
 }
 
 #[cfg(test)]
@@ -117,7 +146,8 @@ mod tests {
     #[test]
     fn services_are_found_in_paths() {
         assert_eq!(service_of("/system.slice/nginx.service"), Some("nginx.service"));
-        assert_eq!(service_of("/user.slice/user-0.slice/user@0.service/app.slice/a.service/sub"), Some("a.service"));
+        assert_eq!(service_of("/user.slice/user-0.slice/user@0.service/app.slice/nginx.service"), None, "a namesake");
+        assert_eq!(service_of("/system.slice/docker-1.scope/system.slice/nginx.service"), None, "a namesake");
         assert_eq!(service_of("/user.slice/session-1.scope"), None);
         assert_eq!(service_of("/user.slice/user-0.slice/user@0.service/app.slice/term.scope"), None);
         assert_eq!(service_of("/user.slice/user-0.slice/user@0.service/init.scope"), None);

@@ -31,7 +31,7 @@ use crate::{
         handles::{self, Preparer, Wanted},
         journal::{JournalError, Paths},
         live::{Able, LiveHands},
-        release::{Settled, settle},
+        release::{Settled, at_the_end, settle},
         restore,
         systemd::Bus,
     },
@@ -50,6 +50,9 @@ const WAITING: usize = 256;
 const HANDLES: usize = 768;
 /// How often the preparer looks for stale handles when nothing wakes it.
 const TURN: Duration = Duration::from_millis(250);
+/// How often a busy journal is tried again at start, and how long is waited in between, ms: two seconds in all.
+const BUSY_TRIES: usize = 100;
+const BUSY_MS: u8 = 20;
 /// Pause before an answer is offered again to a reactor that is behind.
 const AGAIN: Duration = Duration::from_millis(2);
 
@@ -78,7 +81,9 @@ impl NameTaps {
 pub(super) struct Crew {
     taps: NameTaps,
     executor: Option<JoinHandle<()>>,
-    guardian: Option<JoinHandle<()>>,
+    /// Ends with whether the guardian has seen to everything.
+    guardian: Option<JoinHandle<bool>>,
+    layout: Option<CgroupLayout>,
     dismiss: Option<Arc<Doorbell>>,
 }
 
@@ -130,7 +135,7 @@ impl Crew {
 
     fn act(policy: &Policy, layout: &CgroupLayout, facts: &FactSender) -> (Self, LiveHands, Option<u32>) {
         let paths = paths();
-        let settled = match settle(&paths, layout) {
+        let settled = match settled(&paths, layout) {
             Ok(settled) => settled,
             Err(error) => {
                 tracing::error!(%error, "nothing will be done: without a sound journal every action is refused");
@@ -170,6 +175,7 @@ impl Crew {
             taps: NameTaps { executor: Some(names), preparer: Some(to_preparer) },
             executor: Some(tokio::spawn(executor.run())),
             guardian: watched,
+            layout: Some(layout.clone()),
             dismiss,
         };
         let able = Able { handles, journal: settled.reflex, orders, standing, guarded };
@@ -194,12 +200,44 @@ impl Crew {
         if let Some(dismiss) = self.dismiss {
             dismiss.ring_always();
         }
-        if let Some(guardian) = self.guardian
-            && tokio::time::timeout(deadline.left(), guardian).await.is_err()
-        {
-            tracing::warn!("the guardian is still taking back what was held; `faultline actions` tells");
+        let seen_to = match self.guardian {
+            None => false,
+            Some(guardian) => match tokio::time::timeout(deadline.left(), guardian).await {
+                Ok(seen_to) => seen_to.unwrap_or(false),
+                Err(_) => {
+                    tracing::warn!("the guardian is still taking back what was held; `faultline actions` tells");
+                    true
+                }
+            },
+        };
+        if let Some(layout) = self.layout.filter(|_| !seen_to) {
+            take_back(&paths(), &layout);
         }
     }
+}
+
+/// Does what the guardian would have done.
+fn take_back(paths: &Paths, layout: &CgroupLayout) {
+    match at_the_end(paths, layout) {
+        Ok(report) => {
+            for action in &report.actions {
+                tracing::info!("taken back: {}", restore::describe(action));
+            }
+            report.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+        }
+        Err(error) => tracing::error!(%error, "nothing was taken back; run `faultline release`"),
+    }
+}
+
+/// Settles; waits for a guardian of an agent that died a moment ago and is still at it.
+fn settled(paths: &Paths, layout: &CgroupLayout) -> Result<Settled, JournalError> {
+    for _ in 0..BUSY_TRIES {
+        match settle(paths, layout) {
+            Err(JournalError::Busy { .. }) => _ = poll(&mut [], PollTimeout::from(BUSY_MS)),
+            done => return done,
+        }
+    }
+    settle(paths, layout)
 }
 
 fn bound(error: &JournalError) -> Reason {
@@ -234,8 +272,8 @@ async fn hand_in(mut reports: mpsc::Receiver<HandReport>, facts: FactSender) {
     }
 }
 
-/// Watches the guardian; at the orderly end it takes everything back. Blocking.
-fn watch(guardian: Guardian, guarded: &AtomicBool, dismissed: &Doorbell) {
+/// Watches the guardian; at the orderly end it takes everything back, which is told. Blocking.
+fn watch(guardian: Guardian, guarded: &AtomicBool, dismissed: &Doorbell) -> bool {
     let gone = {
         let mut fds =
             [PollFd::new(guardian.as_fd(), PollFlags::POLLIN), PollFd::new(dismissed.as_fd(), PollFlags::POLLIN)];
@@ -244,10 +282,12 @@ fn watch(guardian: Guardian, guarded: &AtomicBool, dismissed: &Doorbell) {
     };
     if gone {
         guarded.store(false, Ordering::Release);
-        tracing::error!("the guardian is gone: nothing more is frozen or limited until the agent is started again");
-    } else if let Err(error) = guardian.stop() {
-        tracing::warn!(%error, "the next start settles, or `faultline release`");
+        tracing::error!(
+            "the guardian is gone: nothing more is frozen or limited until the agent is started again; what is held now is taken back at the end"
+        );
+        return false;
     }
+    guardian.stop().inspect_err(|error| tracing::warn!(%error, "the agent takes back what it held by itself")).is_ok()
 }
 
 /// Keeps handles ready for everything in scope. Blocking; ends with the session.

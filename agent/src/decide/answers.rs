@@ -7,8 +7,9 @@ use crate::model::{
     bounded::BoundedMap,
 };
 
-/// How often a thaw is asked for before it is given up and said to be unknown.
-const THAWS: u8 = 10;
+/// How often a thaw is asked for before it is given up and said to be unknown: whatever is in the way, a disk that is
+/// full or a queue, may take minutes to pass.
+const THAWS: u8 = 250;
 /// Pause between two of them, ns.
 const THAW_AGAIN_NS: u64 = 1_000_000_000;
 /// The hands may take a thaw for fresh this long, ns: what undoes is never too old.
@@ -52,7 +53,7 @@ impl Decider {
         run.times = [times(done), None];
         match done.reason {
             // Nothing was touched: the same step answers the next signal.
-            Some(_) if done.started_ns == 0 => run.go_to(run.step, false),
+            Some(_) if done.started_ns == 0 => run.go_to(run.step, run.escalates),
             // It may be half frozen.
             Some(_) if run.froze() => {
                 run.spoiled = Some(Outcome::Failed);

@@ -62,6 +62,7 @@ pub struct Decider {
     /// Runs whose time has come; kept for its memory.
     due: Vec<Key>,
     last_id: u64,
+    stopping: bool,
 }
 
 impl Decider {
@@ -76,6 +77,7 @@ impl Decider {
             runs: BoundedMap::with_capacity(RUNS),
             due: Vec::with_capacity(RUNS),
             last_id: 0,
+            stopping: false,
         }
     }
 
@@ -96,6 +98,11 @@ impl Decider {
         self.brakes.load(from)?;
         (self.runs, self.last_id) = (from.take()?, from.take()?);
         Ok(())
+    }
+
+    /// The agent is about to end: from now on only what undoes is asked for.
+    pub fn stop(&mut self) {
+        self.stopping = true;
     }
 
     /// Takes a cgroup's name in.
@@ -228,6 +235,9 @@ impl Decider {
 
     /// All brakes in order.
     fn judge(&mut self, key: &Key, run: &Run, step: &Step, now_ns: u64) -> Result<Target, Refused> {
+        if self.stopping {
+            return Err(Reason::Stopping.into());
+        }
         self.brakes.fresh(run.evidence_ns, now_ns)?;
         let target = self.places.target(step.verb, &run.entity)?;
         target.allowed()?;

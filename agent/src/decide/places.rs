@@ -10,6 +10,7 @@
 //! used of those give way. What was pushed out is unknown, and what is unknown is never touched.
 
 use crate::{
+    attribution::units::manager_unit,
     config::policy::{Pattern, Policy, Protected, Scope, is_within},
     model::{
         action::{Reason, Verb},
@@ -307,34 +308,6 @@ fn is_guarded(guarded: &Protected, path: &str) -> bool {
         Protected::Unit(pattern) => path.split('/').any(|part| !part.is_empty() && pattern.matches(part)),
         Protected::Cgroup(root) => is_within(path, root),
     }
-}
-
-/// The unit of this node's own service manager that a path lies in.
-#[derive(Clone, Copy)]
-struct ManagerUnit<'a> {
-    name: &'a str,
-    path: &'a str,
-    /// Another manager's unit lies in between: a user's session or a container that boots.
-    nested: bool,
-}
-
-/// The outermost service of a path, unless a scope comes first: what lies below those belongs to whatever runs in
-/// them. `nginx.service` inside a container is not the `nginx.service` that the manager would restart.
-fn manager_unit(path: &str) -> Option<ManagerUnit<'_>> {
-    let is_unit = |part: &str| part.ends_with(".service") || part.ends_with(".scope");
-    let mut from = 0;
-    for part in path.split('/') {
-        let end = from + part.len();
-        if part.ends_with(".service") {
-            let nested = path[end..].split('/').any(is_unit);
-            return Some(ManagerUnit { name: part, path: &path[..end], nested });
-        }
-        if part.ends_with(".scope") {
-            return None;
-        }
-        from = end + 1;
-    }
-    None
 }
 
 #[cfg(test)]

@@ -308,7 +308,7 @@ impl Oracle {
 
     /// Lets everything come to its end: no action without its line, nothing left frozen.
     fn finish(&mut self) {
-        for _ in 0..200 {
+        for _ in 0..600 {
             self.now_ns += 700 * SECOND;
             self.ask(|decider, now_ns, out| decider.tick(now_ns, out));
         }

@@ -2,9 +2,10 @@
 //! caller turns into facts for the engine, and lines in the journal.
 //!
 //! One task owns the tables and gives each action a task of its own; there are at most [`IN_FLIGHT`] of them, after that
-//! the orders' channel fills and the reactor is told `queue_full`. Two actions on one target never overlap: not in acting,
-//! and not in being looked at afterwards; a cgroup of a service counts as that service. A report is sent only after the
-//! target is free, so that the next step of a plan, which a report sets off, is not refused as `busy`.
+//! the orders' channel fills and the reactor is told `queue_full`. Two actions on one target never overlap; a cgroup of a
+//! service counts as that service. While a target is only looked at, the next step of its plan may begin: the fault that
+//! spoke again has ended the look in the engine. A report is sent only after the target is free, so that the next step,
+//! which a report sets off, is not refused as `busy`.
 //!
 //! Orders are plain serialisable values: the executor is to become a process of its own.
 
@@ -226,7 +227,7 @@ impl<J: Journal> Executor<J> {
     fn begin(&mut self, request: Request) -> Result<(), Reason> {
         let named: Named = self.names.of(&request.target).ok_or(Reason::NoTarget)?;
         let lane = named.lane();
-        if self.running.values().any(|running| running.lane == lane) {
+        if self.running.values().any(|running| running.acting && running.lane == lane) {
             return Err(Reason::Busy);
         }
         let tools = self.tools.clone();
@@ -282,7 +283,7 @@ impl<J: Journal> Executor<J> {
         self.report(report).await;
     }
 
-    /// The target stays taken: nobody else may act on what is being judged.
+    /// What was done is looked at until its verdict is due.
     fn look_after(&mut self, running: Running, hand: Hand) {
         let tools = self.tools.clone();
         let verify_ns = running.request.verify_ns;

@@ -149,6 +149,9 @@ impl Handle {
             Ok(intent) => intent,
             Err(error) => return refused(reason_of(&error)),
         };
+        if request.verb == Verb::FreezeCgroup && intent.freeze.is_some_and(|freeze| freeze.was_frozen) {
+            return refused(Reason::AlreadyFrozen);
+        }
         let Some(slot) = journal.intend(&intent) else { return refused(Reason::NoJournal) };
         let done = match self.act(request.verb) {
             Ok(()) => Done { id: request.id, reason: None, started_ns, finished_ns: now_ns() },

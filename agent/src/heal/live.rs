@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock,
     model::{
-        action::{Done, Reason, Request, Verb},
+        action::{Action, Decision, Done, Reason, Request, Verb},
         bounded::BoundedMap,
         fault::State,
         output::Output,
@@ -119,6 +119,10 @@ impl Acting {
         match output {
             Output::Fault(fault) if fault.state != State::Open => self.able.standing.cleared(fault.id),
             Output::Action(action) => {
+                if is_thawed(action) {
+                    // However it was thawed, the freeze no longer stands in this journal.
+                    self.able.journal.forget(action.target);
+                }
                 let Some(outcome) = action.outcome else { return };
                 if self.reflexes.remove(&action.id).is_some() {
                     self.able.journal.outcome(action.id, outcome);
@@ -133,6 +137,12 @@ impl Acting {
     fn order(&self, order: Order) -> Result<(), Reason> {
         self.able.orders.try_send(order).map_err(|_| Reason::QueueFull)
     }
+}
+
+/// Whether nothing of the target is frozen any more.
+fn is_thawed(action: &Action) -> bool {
+    let gone = matches!(action.reason, Some(Reason::TargetGone | Reason::CgroupRecreated));
+    action.verb == Verb::ThawCgroup && (gone || (action.decision == Decision::Executed && action.reason.is_none()))
 }
 
 fn refused(request: &Request, reason: Reason) -> Done {

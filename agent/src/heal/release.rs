@@ -46,6 +46,14 @@ pub fn release(paths: &Paths, layout: &CgroupLayout) -> Result<Report, ReleaseEr
     Ok(restore(paths, layout, By::Release)?.0)
 }
 
+/// Takes back at an orderly end what the agent holds, where its guardian cannot. The journals must be closed.
+///
+/// # Errors
+/// [`JournalError`]; nothing was touched then.
+pub fn at_the_end(paths: &Paths, layout: &CgroupLayout) -> Result<Report, JournalError> {
+    Ok(restore(paths, layout, By::Agent)?.0)
+}
+
 /// The journals of a new agent.
 #[derive(Debug)]
 pub struct Settled {

@@ -108,11 +108,15 @@ pub enum Reason {
     FaultCleared,
     /// Every step of the plan was tried.
     PlanExhausted,
+    /// The agent is about to end; only what undoes is still done.
+    Stopping,
     // Refusals and failures of the hands.
     /// The pid belongs to another process now.
     PidRecycled,
     /// The cgroup was removed and made again, or the prepared handle is stale.
     CgroupRecreated,
+    /// Somebody else has frozen it: not ours to thaw.
+    AlreadyFrozen,
     /// The cgroup, process or unit is gone.
     TargetGone,
     /// systemd does not know the unit.
@@ -227,8 +231,10 @@ words!(Reason {
     BreakerOpen => "breaker_open",
     FaultCleared => "fault_cleared",
     PlanExhausted => "plan_exhausted",
+    Stopping => "stopping",
     PidRecycled => "pid_recycled",
     CgroupRecreated => "cgroup_recreated",
+    AlreadyFrozen => "already_frozen",
     TargetGone => "target_gone",
     UnitUnknown => "unit_unknown",
     NoServiceManager => "no_service_manager",

@@ -11,6 +11,7 @@ const USAGE: &str = "usage: faultline-case COMMAND
   observe             every fault is felt once with the right fields, through every rung; also doctor and a ring too large
   doctor              doctor says what is known of this kernel
   systemd             the client of the service manager against a real systemd
+  flood               a million requests while the consumer is stopped, each in the books
   heal                real faults healed by a real policy, with the time to health by an independent prober
   record DIR [FAULT]  make labelled recordings in DIR
   replay DIR          replay everything below DIR against its golden and truth
@@ -41,6 +42,7 @@ fn run(words: &[String]) -> Result<()> {
         "observe" => case::observe::observe(),
         "doctor" => case::health::doctor(),
         "systemd" => case::systemd::systemd(),
+        "flood" => case::flood::flood(),
         "heal" => case::heal::heal(),
         "record" => case::record::record(folder()?, &words[2..]),
         _ => bail!("{USAGE}"),

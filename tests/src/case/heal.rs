@@ -348,7 +348,7 @@ entity = "/fl-hog"
 steps = [
   { verb = "limit-cgroup", memory_percent = 100, verify_for = "20s" },
   { verb = "freeze-cgroup", hold = "300ms", verify_for = "20s" },
-  { verb = "kill", verify_for = "200ms" },
+  { verb = "kill", verify_for = "2s" },
 ]
 "#;
     let mut agent = home.agent(&format!("{COMMON}{plan}"), None)?;

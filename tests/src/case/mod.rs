@@ -5,6 +5,7 @@
 //! "no other fault" can be asked for.
 
 pub mod executor;
+pub mod flood;
 pub mod heal;
 pub mod health;
 pub mod observe;

@@ -55,6 +55,11 @@ pub const STEPS: &[Step] = &[
         &["vm", "--kernel", "6.12", "--timeout", "600", "--", "faultline-loss", "150000"],
     ),
     Step::vm(
+        "flood",
+        "a million requests while the consumer is stopped, each in the books",
+        &["vm", "--kernel", "6.12", "--timeout", "600", "--", "faultline-case", "flood"],
+    ),
+    Step::vm(
         "vm-5.10.218",
         "all faults observed on 5.10.218",
         &["vm", "--kernel", "5.10.218", "--timeout", "300", "--", "faultline-case", "observe"],

@@ -62,8 +62,15 @@ pub(super) async fn act<J: Journal>(tools: Arc<Tools<J>>, request: Request, name
         Hand::Unit { .. } => Undo::default(),
         Hand::Cgroup(prepared) => prepared.undo(),
     };
+    if request.verb == Verb::FreezeCgroup && undo.changes.is_empty() {
+        return refused(Reason::AlreadyFrozen);
+    }
     if let Err(reason) = write(&tools, move |journal| journal.intend(monotonic_ns(), &request, &name, &undo)).await {
-        return refused(reason);
+        // What undoes is done all the same: better unwritten than frozen for ever.
+        if request.verb != Verb::ThawCgroup {
+            return refused(reason);
+        }
+        tracing::error!(id = request.id, reason = reason.name(), "a thaw that the journal does not know of");
     }
     let (done, hand) = match still_due(&request, &tools.standing) {
         // It may have taken its time: the disk may be the very thing that is ill.
@@ -118,7 +125,9 @@ pub(super) async fn seen<J: Journal>(
     match blocking(look).await {
         Ok(Ok(prepared)) => Ok(Hand::Cgroup(Arc::new(prepared))),
         // Killed to the last process, and removed by whoever made it.
-        Ok(Err(error)) if error.reason() == Reason::TargetGone => Err(Some(request.verb == Verb::Kill)),
+        Ok(Err(error)) if matches!(error.reason(), Reason::TargetGone | Reason::CgroupRecreated) => {
+            Err((request.verb == Verb::Kill).then_some(true))
+        }
         _ => Err(None),
     }
 }

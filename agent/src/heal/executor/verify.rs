@@ -52,7 +52,8 @@ async fn look(systemd: &Systemd, hand: &Hand, baseline: Option<&UnitHealth>) -> 
         Hand::Cgroup(prepared) => {
             let prepared = Arc::clone(prepared);
             let healthy = blocking(move || prepared.healthy()).await.ok().flatten();
-            Seen { healthy, is_hopeless: healthy == Some(false) }
+            // What was killed takes its time to go: only the end tells.
+            Seen { healthy, is_hopeless: false }
         }
     }
 }
@@ -65,6 +66,10 @@ fn judge(health: &UnitHealth, verb: Verb, baseline: Option<&UnitHealth>) -> Seen
     }
     // By itself, behind our back: it crashed again, even if it runs at this moment.
     let crashed = baseline.is_some_and(|first| health.n_restarts > first.n_restarts);
+    if health.is_stopped() && health.result == "success" && !crashed {
+        // Nobody crashed: somebody has stopped it meanwhile, which is not ours to judge or to undo.
+        return Seen { healthy: None, is_hopeless: false };
+    }
     let healthy = if crashed { Some(false) } else { health.is_running() };
     Seen { healthy, is_hopeless: crashed || health.is_stopped() }
 }
