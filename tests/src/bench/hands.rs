@@ -4,7 +4,7 @@
 //! The way from the kernel to the decision is measured against a bare ring consumer by `reaction`; here the rest of the
 //! way, from the decision to the end of the action, is judged against the system call alone.
 
-use std::{fs::OpenOptions, io::Write, path::Path};
+use std::{fs::OpenOptions, io::Write, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use faultline::clock::monotonic_ns;
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{
-    Bench,
+    Bench, machine,
     report::{Measure, Report},
     stats::quantile,
 };
@@ -20,6 +20,8 @@ use crate::{case::heal::Home, patient::Ward};
 
 /// What the decision to the end of the action may take longer than the bare system call, ns.
 const ABOVE_NS: f64 = 100_000.0;
+/// By then the handles of a round are prepared.
+const PREPARED: Duration = Duration::from_secs(1);
 /// Patients of one agent.
 const PATIENTS: usize = 50;
 
@@ -43,24 +45,30 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     ] {
         let mut times = Times::default();
         for _ in 0..rounds {
-            round(verb, step, file, &mut times)?;
+            // On a thread of its own: it is pinned, and what it starts stays where it is.
+            let done = std::thread::scope(|scope| scope.spawn(|| round(bench, verb, step, file, &mut times)).join());
+            done.map_err(|_| anyhow::anyhow!("a round panicked"))??;
         }
         tell(verb, &mut times, report);
     }
     Ok(())
 }
 
-fn round(verb: &str, step: &str, file: &str, times: &mut Times) -> Result<()> {
+fn round(bench: &Bench, verb: &str, step: &str, file: &str, times: &mut Times) -> Result<()> {
+    machine::pin(bench.places.generator)?;
     let ward = Ward::new("bench-hands")?;
     let patients: Vec<_> = (0..PATIENTS).map(|n| ward.patient(&format!("p-{n}.service"))).collect::<Result<_>>()?;
     let twins: Vec<_> = (0..PATIENTS).map(|n| ward.patient(&format!("twin-{n}"))).collect::<Result<_>>()?;
     let home = Home::new("bench")?;
     let policy = format!(
         "mode = \"act\"\n[scope]\ncgroups = [\"{}\"]\n[[plan]]\non = \"process_crash\"\nsteps = [{step}]\n[budget]\n\
-        actions = 1000\ncooldown = \"1ms\"\n[budget.blast_radius]\ncount = 1000\nshare_percent = 100\n[output]\nevents = false\n",
-        ward.scope()
+        actions = 1000\ncooldown = \"1ms\"\n[budget.blast_radius]\ncount = 1000\nshare_percent = 100\n[reactor]\ncpu = {}\n[output]\nevents = false\n",
+        ward.scope(),
+        bench.places.consumer
     );
     let mut agent = home.agent(&policy, None)?;
+    // While the handles of so many cgroups are being prepared, the executor acts in their place.
+    agent.watch(PREPARED)?;
     for (number, (patient, twin)) in patients.iter().zip(&twins).enumerate() {
         times.bare.push(bare(&twin.folder().join(file))?);
         patient.crash()?;
