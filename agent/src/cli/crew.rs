@@ -53,6 +53,8 @@ const TURN: Duration = Duration::from_millis(250);
 /// How often a busy journal is tried again at start, and how long is waited in between, ms: two seconds in all.
 const BUSY_TRIES: usize = 100;
 const BUSY_MS: u8 = 20;
+/// Turns between two looks at who is in the prepared cgroups: half a minute when nothing else happens.
+const RECHECK: u32 = 120;
 /// Pause before an answer is offered again to a reactor that is behind.
 const AGAIN: Duration = Duration::from_millis(2);
 
@@ -292,7 +294,7 @@ fn watch(guardian: Guardian, guarded: &AtomicBool, dismissed: &Doorbell) -> bool
 
 /// Keeps handles ready for everything in scope. Blocking; ends with the session.
 fn prepare(mut preparer: Preparer, names: &sync_mpsc::Receiver<Arc<[CgroupName]>>, policy: &Policy) {
-    loop {
+    for turn in 1u32.. {
         match names.recv_timeout(TURN) {
             Ok(batch) => {
                 for name in batch.iter().filter(|name| policy.covers(&name.path)) {
@@ -303,6 +305,10 @@ fn prepare(mut preparer: Preparer, names: &sync_mpsc::Receiver<Arc<[CgroupName]>
             Err(sync_mpsc::RecvTimeoutError::Disconnected) => return,
         }
         preparer.turn();
+        if turn.is_multiple_of(RECHECK) {
+            // Whoever must not be touched may have moved in since.
+            preparer.recheck();
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::child::PidFd;
+use super::child::{PidFd, send};
 use super::{DrillError, PREFIX};
 
 /// How often the removal of a busy cgroup is tried, about 10 ms apart.
@@ -144,10 +144,10 @@ fn search(directory: &Path, depth: usize, found: &mut Vec<(PathBuf, u32)>) {
 fn end_all(path: &Path) -> io::Result<()> {
     let mut dying = Vec::new();
     for pid in processes(path)? {
-        let Ok(pidfd) = PidFd::open(pid) else { continue };
+        let Ok(pidfd) = PidFd::open(pid.as_raw().cast_unsigned()) else { continue };
         // Between the list and the open the number may have become another process: ask again with the pidfd in hand.
         if processes(path)?.contains(&pid) {
-            pidfd.kill(Signal::SIGKILL)?;
+            send(&pidfd, Signal::SIGKILL)?;
             dying.push(pidfd);
         }
     }

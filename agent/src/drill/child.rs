@@ -5,13 +5,15 @@
 //! process: a drill starts all its children from the one thread that runs it and waits for them there.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpid, getppid};
+
+pub use crate::heal::pidfd::PidFd;
 
 /// What becomes of a child when the thread that started it dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,40 +62,11 @@ fn prepare(parent: Pid, fate: OnParentDeath) -> io::Result<()> {
     Ok(())
 }
 
-/// A descriptor that becomes readable when a process ends (Linux 5.3).
-#[derive(Debug)]
-pub struct PidFd(OwnedFd);
-
-impl PidFd {
-    /// Opens one for a process that the caller has not waited for yet, or that it found in a cgroup it owns.
-    pub fn open(pid: Pid) -> io::Result<Self> {
-        #[expect(unsafe_code, reason = "neither std (stable) nor nix wraps pidfd_open")]
-        // SAFETY: the call takes two integers and returns a new descriptor or -1.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-        owned(fd).map(Self)
-    }
-
-    /// Sends a signal to exactly that process; a process that is gone is no error.
-    pub fn kill(&self, signal: Signal) -> io::Result<()> {
-        #[expect(unsafe_code, reason = "nix does not wrap pidfd_send_signal")]
-        // SAFETY: the descriptor is open while `self` lives; a null siginfo is allowed and means "as kill(2)".
-        let answer = unsafe {
-            let none = std::ptr::null::<libc::siginfo_t>();
-            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal as libc::c_int, none, 0)
-        };
-        match answer {
-            0 => Ok(()),
-            _ => match io::Error::last_os_error() {
-                error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-                error => Err(error),
-            },
-        }
-    }
-}
-
-impl AsFd for PidFd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+/// Sends a signal to exactly that process; a process that is gone is no error.
+pub fn send(pidfd: &PidFd, signal: Signal) -> io::Result<()> {
+    match pidfd.signal(signal) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        other => other,
     }
 }
 

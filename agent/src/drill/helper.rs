@@ -48,7 +48,7 @@ impl Helper {
         let mut child = spawn(&mut command, fate).map_err(DrillError::system("start the helper", role))?;
         let orders = child.stdin.take();
         let stdout = child.stdout.take().ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe));
-        let parts = stdout.and_then(Lines::new).and_then(|lines| Ok((lines, PidFd::open(pid_of(&child))?)));
+        let parts = stdout.and_then(Lines::new).and_then(|lines| Ok((lines, PidFd::open(child.id())?)));
         match parts {
             Ok((lines, pidfd)) => Ok(Self { role, child, pidfd, lines, orders }),
             Err(error) => {

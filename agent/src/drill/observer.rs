@@ -14,11 +14,10 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::DrillError;
-use super::child::{OnParentDeath, PidFd, spawn};
+use super::child::{OnParentDeath, PidFd, send, spawn};
 use super::lines::Lines;
 use super::stage::{SECOND, poll_readable};
 use super::verdict::{Expected, Fault};
@@ -86,8 +85,7 @@ impl Observer {
         command.args(&agent.args).stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(words.try_clone().map_err(wrong)?);
         let mut child = spawn(&mut command, OnParentDeath::Signal(Signal::SIGTERM)).map_err(wrong)?;
-        let pid = Pid::from_raw(child.id().cast_signed());
-        let parts = PidFd::open(pid).and_then(|pidfd| {
+        let parts = PidFd::open(child.id()).and_then(|pidfd| {
             let stdout = child.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
             Ok((pidfd, Lines::new(stdout)?))
         });
@@ -151,7 +149,7 @@ impl Observer {
     /// Stops the agent and checks that it drained and said good-bye.
     pub fn stop(&mut self) -> Result<(), DrillError> {
         self.stopping = true;
-        self.pidfd.kill(Signal::SIGTERM).map_err(DrillError::system("stop", "the agent"))?;
+        send(&self.pidfd, Signal::SIGTERM).map_err(DrillError::system("stop", "the agent"))?;
         let deadline = monotonic_ns() + DRAIN_WITHIN_S * SECOND;
         while !self.lines.ended() {
             let left = deadline.saturating_sub(monotonic_ns());

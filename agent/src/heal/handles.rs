@@ -152,7 +152,11 @@ impl Handle {
         if request.verb == Verb::FreezeCgroup && intent.freeze.is_some_and(|freeze| freeze.was_frozen) {
             return refused(Reason::AlreadyFrozen);
         }
-        let Some(slot) = journal.intend(&intent) else { return refused(Reason::NoJournal) };
+        let slot = journal.intend(&intent);
+        // What undoes is done all the same: better unwritten than frozen for ever.
+        if slot.is_none() && request.verb != Verb::ThawCgroup {
+            return refused(Reason::NoJournal);
+        }
         let done = match self.act(request.verb) {
             Ok(()) => Done { id: request.id, reason: None, started_ns, finished_ns: now_ns() },
             Err(error) => match reason_of(&error) {
@@ -161,7 +165,9 @@ impl Handle {
                 reason => Done { id: request.id, reason: Some(reason), started_ns, finished_ns: now_ns() },
             },
         };
-        journal.finish(slot, &done);
+        if let Some(slot) = slot {
+            journal.finish(slot, &done);
+        }
         done
     }
 

@@ -5,25 +5,19 @@
 use std::sync::Arc;
 
 use crate::{
-    attribution::units::service_of,
+    attribution::{names::NameTable, units::service_of},
     model::{
-        bounded::BoundedMap,
-        entity::{Entity, Tree, unit_key},
-        input::{CgroupName, TREE_MEMORY, TREE_PROCESS},
+        entity::{Entity, Tree},
+        input::CgroupName,
     },
 };
 
 /// Cgroups whose names are kept; the least recently named gives way, and a request for it is refused.
 const CGROUPS: usize = 16_384;
-/// Units whose names are kept.
-const UNITS: usize = 4096;
 
-/// The tables.
+/// The table.
 #[derive(Debug)]
-pub(super) struct Names {
-    cgroups: BoundedMap<(Tree, u64), Arc<str>>,
-    units: BoundedMap<u64, Arc<str>>,
-}
+pub(super) struct Names(NameTable);
 
 /// A target by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,32 +28,22 @@ pub(super) enum Named {
 
 impl Default for Names {
     fn default() -> Self {
-        Self { cgroups: BoundedMap::with_capacity(CGROUPS), units: BoundedMap::with_capacity(UNITS) }
+        Self(NameTable::with_capacity(CGROUPS))
     }
 }
 
 impl Names {
     pub(super) fn learn(&mut self, names: &[CgroupName]) {
-        for name in names {
-            let path: Arc<str> = Arc::from(name.path.as_str());
-            for (bit, tree) in [(TREE_PROCESS, Tree::Process), (TREE_MEMORY, Tree::Memory)] {
-                if name.trees & bit != 0 {
-                    let _ = self.cgroups.insert_or_evict((tree, name.id), path.clone());
-                }
-            }
-            if let Some(unit) = service_of(&path) {
-                let _ = self.units.entry_or_insert_with(unit_key(unit), || Arc::from(unit));
-            }
-        }
+        self.0.learn(names);
     }
 
     /// `None`: it has no name here, or is nothing that the executor can act on: a bare pid is no identity, and processes
     /// are the business of the prepared handles.
     pub(super) fn of(&self, target: &Entity) -> Option<Named> {
         match *target {
-            Entity::Unit(key) => self.units.peek(&key).cloned().map(Named::Unit),
+            Entity::Unit(key) => self.0.unit(key).cloned().map(Named::Unit),
             Entity::Cgroup(tree, id) => {
-                let path = self.cgroups.peek(&(tree, id))?.clone();
+                let path = self.0.cgroup(tree, id)?.clone();
                 Some(Named::Cgroup { tree, id, path })
             }
             Entity::Executable(_) | Entity::Process(_) | Entity::Device(_) | Entity::Peer { .. } => None,

@@ -273,6 +273,10 @@ fn one_target_at_a_time_and_free_before_it_is_told() {
     assert_eq!(seen.iter().filter(|report| busy(report)).count(), 1, "{seen:?}");
     seen.retain(|report| !busy(report));
     assert!(seen.iter().all(|report| matches!(report, HandReport::Done(done) if done.reason.is_none())), "{seen:?}");
+    // Both are only looked at now: the next step need not wait, whatever it then finds.
+    bench.send(freeze(5, ids[0]));
+    let HandReport::Done(next) = bench.next() else { panic!("an answer before the verdicts") };
+    assert_eq!((next.id, next.reason), (5, Some(Reason::AlreadyFrozen)));
     for _ in 0..2 {
         let HandReport::Verified(first) = bench.next() else { panic!("verdicts come now") };
         let id = if first.id == 1 { ids[0] } else { ids[1] };

@@ -113,7 +113,10 @@ fn no_slot_no_action() {
     let done = handles.execute(&request(2, Verb::Kill, entity), clock::monotonic_ns, &mut journal).expect("a handle");
     assert_eq!((done.reason, done.started_ns), (Some(Reason::NoJournal), 0));
     assert!(!sandbox.is_dead(pid));
-    // Thawed by the executor, its slot is free and the same request kills:
+    // What undoes needs none:
+    assert_eq!(run(&mut handles, &request(4, Verb::ThawCgroup, entity), &mut journal), Some(Ok(())));
+    assert_eq!(sandbox.read("unified", "cgroup.freeze"), "0");
+    // Once the journal knows of the thaw, the slot is free and the same request kills:
     let cgroup = sandbox.id("unified");
     journal.thawed(&FreezeUndo { knob: Knob::Freeze, cgroup, was_frozen: false });
     assert_eq!(run(&mut handles, &request(3, Verb::Kill, entity), &mut journal), Some(Ok(())));
