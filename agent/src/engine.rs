@@ -51,7 +51,11 @@ impl Engine {
     pub fn new(config: &Config) -> Self {
         Self {
             now_ns: 0,
-            context: Context { units: Units::new(&config.watch.units), victims: OomVictims::default() },
+            context: Context {
+                units: Units::new(&config.watch.units),
+                victims: OomVictims::default(),
+                own_doing: false,
+            },
             detectors: Detectors::new(config),
             life: LifeCycle::new(&config.faults),
             ledger: Ledger::default(),
@@ -125,6 +129,7 @@ impl Engine {
         self.now_ns = self.now_ns.max(event.header().ktime_ns);
         self.ask_for_names(event, out);
         out.push(Output::Event(*event));
+        self.context.own_doing = matches!(event, Event::ProcessExit(e) if self.decider.caused(e));
         self.detectors.observe(event, &mut self.context, &mut self.signals);
         self.flush(out);
     }
@@ -148,6 +153,7 @@ impl Engine {
                 });
                 out.push(Output::Cgroups(names.clone()));
             }
+            Fact::Gone(names) => names.iter().for_each(|name| self.decider.forget_cgroup(name)),
             Fact::Devices(names) => out.push(Output::Devices(names.clone())),
             Fact::Own(paths) => self.decider.learn_own(paths),
             Fact::Done(done) => {

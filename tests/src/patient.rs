@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// A cgroup of an own name below the root of the v2 tree, for patients.
+/// A cgroup of an own name below the root of the v2 tree, for patients. By its name a slice: services lie in slices only.
 #[derive(Debug)]
 pub struct Ward(PathBuf);
 
@@ -25,7 +25,7 @@ impl Ward {
     /// There is no v2 tree, or it cannot be made.
     pub fn new(name: &str) -> Result<Self> {
         let v2 = CgroupLayout::gather(&Root::live())?.v2.context("no cgroup v2 hierarchy is mounted")?;
-        let path = v2.join(format!("fl-{name}-{}", std::process::id()));
+        let path = v2.join(format!("fl-{name}-{}.slice", std::process::id()));
         fs::create_dir(&path).with_context(|| format!("cannot make the cgroup {}", path.display()))?;
         Ok(Self(path))
     }

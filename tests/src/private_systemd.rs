@@ -87,7 +87,8 @@ impl PrivateSystemd {
         let program = PROGRAMS.into_iter().find(|path| Path::new(path).exists()).context("no systemd is installed")?;
         let v2 = CgroupLayout::gather(&Root::live())?.v2.context("no cgroup v2 hierarchy is mounted")?;
         remove_abandoned(&v2);
-        let name = format!("{PREFIX}{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        // By its name a slice: services lie in slices only.
+        let name = format!("{PREFIX}{}-{}.slice", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let (folder, cgroup) = (std::env::temp_dir().join(&name), v2.join(&name));
         let made = make_places(&folder, &cgroup).and_then(|()| spawn(program, &folder, &cgroup));
         let (child, ready) = made.inspect_err(|_| {

@@ -59,6 +59,23 @@ pub fn trees(layout: &CgroupLayout) -> Vec<Tree> {
     }
 }
 
+/// Small enough for the recorder, each.
+fn batches(names: Vec<CgroupName>) -> impl Iterator<Item = Arc<[CgroupName]>> {
+    let mut batches: Vec<Vec<CgroupName>> = Vec::new();
+    let mut bytes = 0;
+    for name in names {
+        bytes += name.path.len();
+        match batches.last_mut().filter(|batch| batch.len() < BATCH && bytes <= BATCH_BYTES) {
+            Some(batch) => batch.push(name),
+            None => {
+                bytes = name.path.len();
+                batches.push(vec![name]);
+            }
+        }
+    }
+    batches.into_iter().map(Arc::from)
+}
+
 /// What others may ask of the running resolver.
 #[derive(Debug)]
 pub struct Control {
@@ -107,6 +124,7 @@ pub struct Resolver {
     watches: HashMap<WatchDescriptor, (usize, PathBuf)>,
     known: HashSet<(u8, u64)>,
     fresh: Vec<CgroupName>,
+    gone: Vec<CgroupName>,
 }
 
 impl Resolver {
@@ -117,27 +135,15 @@ impl Resolver {
             tracing::warn!(%error, "cgroups are not followed by inotify; new ones get their names a second late");
         }
         let mut resolver =
-            Self { trees, inotify: inotify.ok(), watches: HashMap::new(), known: HashSet::new(), fresh: Vec::new() };
+            Self { trees, inotify: inotify.ok(), watches: HashMap::new(), known: HashSet::new(), fresh: Vec::new(), gone: Vec::new() };
         resolver.walk_all();
         resolver
     }
 
-    /// The names found since the last call, in batches.
+    /// What was found and what vanished since the last call, in batches.
     pub fn take(&mut self) -> Vec<Fact> {
-        let fresh = std::mem::take(&mut self.fresh);
-        let mut batches: Vec<Vec<CgroupName>> = Vec::new();
-        let mut bytes = 0;
-        for name in fresh {
-            bytes += name.path.len();
-            match batches.last_mut().filter(|batch| batch.len() < BATCH && bytes <= BATCH_BYTES) {
-                Some(batch) => batch.push(name),
-                None => {
-                    bytes = name.path.len();
-                    batches.push(vec![name]);
-                }
-            }
-        }
-        batches.into_iter().map(|batch| Fact::Cgroups(Arc::from(batch))).collect()
+        let fresh = batches(std::mem::take(&mut self.fresh)).map(Fact::Cgroups);
+        fresh.chain(batches(std::mem::take(&mut self.gone)).map(Fact::Gone)).collect()
     }
 
     /// Follows the trees until stopped. `tap` hears every fact before the reactor does. Blocking.
@@ -189,7 +195,9 @@ impl Resolver {
                 return;
             }
             if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-                self.watches.remove(&event.wd);
+                if let Some((tree, dir)) = self.watches.remove(&event.wd) {
+                    self.removed(tree, &dir);
+                }
                 continue;
             }
             let Some((tree, parent)) = self.watches.get(&event.wd).cloned() else { continue };
@@ -197,6 +205,18 @@ impl Resolver {
                 self.walk(tree, &parent.join(name));
             }
         }
+    }
+
+    /// Notes that a directory is gone, unless there is one of its name again.
+    fn removed(&mut self, tree: usize, dir: &Path) {
+        if fs::symlink_metadata(dir).is_err() {
+            let trees = self.trees[tree].trees;
+            self.gone.push(CgroupName { trees, id: 0, path: self.path_of(tree, dir) });
+        }
+    }
+
+    fn path_of(&self, tree: usize, dir: &Path) -> String {
+        format!("/{}", dir.strip_prefix(&self.trees[tree].root).unwrap_or(dir).display())
     }
 
     fn walk_all(&mut self) {
@@ -232,15 +252,16 @@ impl Resolver {
     }
 
     fn note(&mut self, tree: usize, dir: &Path, id: u64) {
-        let Tree { root, trees } = &self.trees[tree];
+        let trees = self.trees[tree].trees;
         if self.known.len() >= KNOWN {
             // Most of them are long dead; the living are told again when they are next walked.
             self.known.clear();
         }
-        if self.known.insert((*trees, id)) {
-            let below = dir.strip_prefix(root).unwrap_or(dir);
-            let path = format!("/{}", below.display());
-            self.fresh.push(CgroupName { trees: *trees, id, path });
+        if self.known.insert((trees, id)) {
+            let path = self.path_of(tree, dir);
+            // Made again before anybody was told.
+            self.gone.retain(|gone| gone.trees != trees || gone.path != path);
+            self.fresh.push(CgroupName { trees, id, path });
         }
     }
 }
@@ -290,6 +311,14 @@ mod tests {
         let id = fs::metadata(root.join("a.slice")).expect("a directory").ino();
         resolver.look_for(&[id, 1]);
         assert_eq!(names(resolver.take()), ["/a.slice"], "told again when asked for again");
+        fs::remove_dir(root.join("a.slice/c.service")).expect("clean up");
+        fs::remove_dir(root.join("a.slice/b.service")).expect("clean up");
+        fs::create_dir(root.join("a.slice/b.service")).expect("a temporary directory");
+        resolver.follow();
+        let facts = resolver.take();
+        let gone = facts.iter().find_map(|f| if let Fact::Gone(n) = f { Some(n.to_vec()) } else { None });
+        let gone: Vec<_> = gone.expect("a directory is gone").into_iter().map(|n| n.path).collect();
+        assert_eq!(gone, ["/a.slice/c.service"], "the other one is there again");
         fs::remove_dir_all(&root).expect("clean up");
     }
 }

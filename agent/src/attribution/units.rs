@@ -112,8 +112,9 @@ pub struct ManagerUnit<'a> {
     pub nested: bool,
 }
 
-/// The outermost service of a path, unless a scope comes first: what lies below those belongs to whatever runs in
-/// them. `nginx.service` inside a container is not the `nginx.service` that the manager would restart.
+/// The outermost service of a path, as long as nothing but slices lies above it: that is where systemd puts the
+/// services that it can be asked about (systemd.slice(5)). Below a scope, or a folder of somebody else's (`/docker/ID`,
+/// `/lxc.payload.NAME`, `/kubepods/...`), `nginx.service` is not the `nginx.service` that the manager would restart.
 pub fn manager_unit(path: &str) -> Option<ManagerUnit<'_>> {
     let is_unit = |part: &str| part.ends_with(".service") || part.ends_with(".scope");
     let mut from = 0;
@@ -123,7 +124,7 @@ pub fn manager_unit(path: &str) -> Option<ManagerUnit<'_>> {
             let nested = path[end..].split('/').any(is_unit);
             return Some(ManagerUnit { name: part, path: &path[..end], nested });
         }
-        if part.ends_with(".scope") {
+        if !part.is_empty() && !part.ends_with(".slice") {
             return None;
         }
         from = end + 1;
@@ -148,6 +149,9 @@ mod tests {
         assert_eq!(service_of("/system.slice/nginx.service"), Some("nginx.service"));
         assert_eq!(service_of("/user.slice/user-0.slice/user@0.service/app.slice/nginx.service"), None, "a namesake");
         assert_eq!(service_of("/system.slice/docker-1.scope/system.slice/nginx.service"), None, "a namesake");
+        assert_eq!(service_of("/docker/0123/system.slice/nginx.service"), None, "a namesake, driver cgroupfs");
+        assert_eq!(service_of("/lxc.payload.web/system.slice/nginx.service"), None, "a namesake");
+        assert_eq!(service_of("/a.slice/a-b.slice/nginx.service"), Some("nginx.service"));
         assert_eq!(service_of("/user.slice/session-1.scope"), None);
         assert_eq!(service_of("/user.slice/user-0.slice/user@0.service/app.slice/term.scope"), None);
         assert_eq!(service_of("/user.slice/user-0.slice/user@0.service/init.scope"), None);

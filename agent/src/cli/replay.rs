@@ -35,7 +35,7 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<ExitCode, CliError> {
     let config = match &args.config {
         Some(path) => {
             // Nothing of what was really done belongs to this policy: its actions are dry runs.
-            source.ignore_answers();
+            source.for_another_policy();
             configuration(Some(path), Some(Mode::Observe))?.0
         }
         None => recorded_configuration(&header, &args.file.display().to_string())?,

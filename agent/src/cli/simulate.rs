@@ -70,7 +70,7 @@ fn decisions(path: &Path, new: Option<&Config>) -> Result<Vec<(Decided, usize)>,
     let header = source.header().clone();
     let config = match new {
         Some(new) => {
-            source.ignore_answers();
+            source.for_another_policy();
             new.clone()
         }
         None => replay::recorded_configuration(&header, &name)?,

@@ -22,6 +22,8 @@ use brakes::Brakes;
 use places::{Places, Target};
 use run::{Key, NEVER, Phase, Run, Subject};
 
+use faultline_common::{event::ProcessExit, exit};
+
 use crate::{
     config::{
         Config, Mode,
@@ -30,13 +32,14 @@ use crate::{
     model::{
         action::{Action, Decision, Outcome, Reason, Request, Verb},
         bounded::BoundedMap,
-        entity::Entity,
+        entity::{Entity, Tree},
         fault::{Fault, Kind, State},
         input::CgroupName,
         snapshot::{Loader, Saver, SnapshotError},
     },
 };
 
+const SIGKILL: u32 = 9;
 /// Runs at the same time.
 const RUNS: usize = 1024;
 /// After an action's time is over, the hands have this long to say so; as long again for its health, ns.
@@ -110,6 +113,11 @@ impl Decider {
         self.places.learn_cgroup(name);
     }
 
+    /// A cgroup was removed.
+    pub fn forget_cgroup(&mut self, name: &CgroupName) {
+        self.places.forget(name);
+    }
+
     /// Takes in the cgroup paths of the agent, its guardian and PID 1. Until this was called, everything is
     /// protected.
     pub fn learn_own(&mut self, paths: &[String]) {
@@ -163,6 +171,17 @@ impl Decider {
             self.keep(key, run);
         }
         self.due = due;
+    }
+
+    /// Whether this death is the doing of an action that is under way, and so no news about what is ill: by SIGKILL, or
+    /// with the status of a service that was told to stop.
+    pub fn caused(&self, e: &ProcessExit) -> bool {
+        let signal = exit::signal(e.exit_code);
+        if signal != 0 && signal != SIGKILL {
+            return false;
+        }
+        let Some(place) = self.places.place_in_scope(Tree::Process, e.header.cgroup_id) else { return false };
+        self.runs.iter().any(|(_, run)| run.is_at(place) && run.ends_what_began(e.start_ns))
     }
 
     fn key(&self, fault: &Fault) -> Key {
@@ -258,6 +277,7 @@ impl Decider {
         let request = self.request(run, step, target.entity);
         self.brakes.spend(target.place, now_ns);
         run.asked = Some((request, target.place));
+        run.asked_ns = now_ns;
         if self.act {
             run.enter(Phase::Asked, now_ns.saturating_add(step.timeout_ns).saturating_add(GRACE_NS));
             out(Decided::Act(request));

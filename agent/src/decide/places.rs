@@ -57,6 +57,8 @@ pub(super) struct Target {
     pub(super) place: u64,
     in_scope: bool,
     protected: bool,
+    /// Who is protected is known in full.
+    complete: bool,
 }
 
 /// Two tables, of which the first holds only what is in scope.
@@ -100,8 +102,8 @@ pub(super) struct Places {
     units: Tiered<u64, UnitFacts>,
     /// The newest id of each path in scope.
     newest: BoundedMap<(Tree, u64), u64>,
-    /// Distinct places in scope.
-    known: BoundedMap<u64, ()>,
+    /// Distinct places in scope, each with the trees it is in.
+    known: BoundedMap<u64, u8>,
     /// Paths that hold something protected, themselves included.
     holders: BoundedMap<u64, ()>,
     /// The agent's own cgroups are known, and every holder fits its table. Else everything is protected.
@@ -163,7 +165,8 @@ impl Places {
     pub(super) fn learn_cgroup(&mut self, name: &CgroupName) {
         let facts = self.judge(&name.path);
         if facts.protected {
-            self.hold(&name.path);
+            // The path itself is judged by its name; what must be remembered is that those above hold it.
+            self.hold_above(&name.path);
         }
         self.learn_unit(name, &facts);
         for (bit, tree) in [(TREE_PROCESS, Tree::Process), (TREE_MEMORY, Tree::Memory)] {
@@ -172,13 +175,29 @@ impl Places {
             }
         }
         if facts.in_scope {
-            self.known.insert_or_evict(facts.place, ());
+            let (trees, _) = self.known.entry_or_insert_with(facts.place, || 0);
+            *trees |= name.trees;
         }
     }
 
-    /// How many distinct places in scope have been heard of.
+    /// A cgroup was removed. Its name stays, for what is still said about it; it is no place any more.
+    pub(super) fn forget(&mut self, name: &CgroupName) {
+        let place = unit_key(&name.path);
+        let Some(trees) = self.known.get_mut(&place) else { return };
+        *trees &= !name.trees;
+        if *trees == 0 {
+            self.known.remove(&place);
+        }
+    }
+
+    /// How many distinct places in scope there are.
     pub(super) fn known(&self) -> usize {
         self.known.len()
+    }
+
+    /// The place of a cgroup that is in scope.
+    pub(super) fn place_in_scope(&self, tree: Tree, id: u64) -> Option<u64> {
+        self.cgroups.get(&(tree, id)).filter(|facts| facts.in_scope).map(|facts| facts.place)
     }
 
     /// What lasts of an entity: the key of its path; `None` where it has no known name.
@@ -209,8 +228,8 @@ impl Places {
             Entity::Process(_) | Entity::Executable(_) | Entity::Device(_) | Entity::Peer { .. } => None,
         }
         .ok_or(Reason::NoTarget)?;
-        let protected = facts.protected || !self.complete || self.holders.contains_key(&facts.path);
-        Ok(Target { entity, place: facts.place, in_scope: facts.in_scope, protected })
+        let protected = facts.protected || self.holders.contains_key(&facts.path);
+        Ok(Target { entity, place: facts.place, in_scope: facts.in_scope, protected, complete: self.complete })
     }
 
     fn unit(&self, key: u64) -> Option<(Entity, Facts)> {
@@ -275,28 +294,36 @@ impl Places {
 
     /// Protects a path and everything above it.
     fn hold(&mut self, path: &str) {
+        self.hold_above(path);
+        self.hold_one(path);
+    }
+
+    fn hold_above(&mut self, path: &str) {
         let above = path.char_indices().filter(|(at, c)| *c == '/' && *at > 0).map(|(at, _)| &path[..at]);
-        for part in above.chain(["/", path]) {
-            let full = self.holders.insert_or_evict(unit_key(part), ()).is_some();
-            self.complete &= !full;
-        }
+        above.chain(["/"]).for_each(|part| self.hold_one(part));
+    }
+
+    fn hold_one(&mut self, path: &str) {
+        let full = self.holders.insert_or_evict(unit_key(path), ()).is_some();
+        self.complete &= !full;
     }
 }
 
 impl Target {
     /// Scope and protection, in this order.
     pub(super) fn allowed(&self) -> Result<(), Reason> {
-        match (self.in_scope, self.protected) {
-            (false, _) => Err(Reason::OutOfScope),
-            (true, true) => Err(Reason::Protected),
-            (true, false) => Ok(()),
+        match (self.in_scope, self.protected, self.complete) {
+            (false, ..) => Err(Reason::OutOfScope),
+            (true, true, _) => Err(Reason::Protected),
+            (true, false, false) => Err(Reason::ProtectionUnknown),
+            (true, false, true) => Ok(()),
         }
     }
 }
 
 /// A bare process belongs to no known cgroup, so no scope can name it.
 fn process(entity: Entity) -> Target {
-    Target { entity, place: 0, in_scope: false, protected: true }
+    Target { entity, place: 0, in_scope: false, protected: true, complete: true }
 }
 
 fn is_root(path: &str) -> bool {

@@ -77,9 +77,41 @@ fn until_the_agent_knows_itself_everything_is_protected() {
     let config = Config::parse(SCOPE, "f.toml").expect("a valid policy");
     let mut p = Places::new(&config.policy);
     let entity = learn(&mut p, 2, "/system.slice/web.service");
-    assert_eq!(kill(&p, &entity), Err(Reason::Protected));
+    assert_eq!(kill(&p, &entity), Err(Reason::ProtectionUnknown));
     p.learn_own(&["/init.scope".into()]);
     assert_eq!(kill(&p, &entity), Ok(()));
+}
+
+#[test]
+fn short_lived_protected_cgroups_do_not_use_up_the_table_but_too_many_parents_are_told() {
+    let mut p = places("protected = [\"job*.service\"]\n[scope]\nunits = [\"web.service\"]");
+    let web = learn(&mut p, 1, "/system.slice/web.service");
+    for id in 0..2 * HOLDERS as u64 {
+        learn(&mut p, 100 + id, &format!("/batch.slice/job-{id}.service"));
+    }
+    assert_eq!(kill(&p, &web), Ok(()), "siblings have one parent");
+    for id in 0..2 * HOLDERS as u64 {
+        learn(&mut p, 100_000 + id, &format!("/batch-{id}.slice/job-1.service"));
+    }
+    assert_eq!(kill(&p, &web), Err(Reason::ProtectionUnknown), "parents that were forgotten could be anybody");
+}
+
+#[test]
+fn a_place_counts_while_it_is_there() {
+    let mut p = places("[scope]\nunits = [\"web.service\", \"old.service\"]");
+    learn(&mut p, 1, "/system.slice/web.service");
+    learn(&mut p, 2, "/system.slice/old.service/sub");
+    learn(&mut p, 3, "/system.slice/old.service");
+    assert_eq!(p.known(), 2);
+    let gone = |trees, path: &str| CgroupName { trees, id: 0, path: path.into() };
+    p.forget(&gone(TREE_PROCESS | TREE_MEMORY, "/system.slice/old.service/sub"));
+    assert_eq!(p.known(), 2, "the unit is still there");
+    p.forget(&gone(TREE_MEMORY, "/system.slice/old.service"));
+    assert_eq!(p.known(), 2, "its processes are still there");
+    p.forget(&gone(TREE_PROCESS, "/system.slice/old.service"));
+    assert_eq!(p.known(), 1, "the dead have no share");
+    learn(&mut p, 4, "/system.slice/old.service");
+    assert_eq!(p.known(), 2);
 }
 
 #[test]

@@ -66,7 +66,8 @@ pub(super) struct Run {
     pub(super) spoiled: Option<Outcome>,
     /// When the hands began and were through, of the last action and of its thaw, ns; printed, never judged.
     pub(super) times: [Option<(u64, u64)>; 2],
-    /// When the action was over, engine time, ns.
+    /// When the action was asked for, and when it was over, engine time, ns.
+    pub(super) asked_ns: u64,
     pub(super) over_ns: u64,
 }
 
@@ -88,6 +89,7 @@ impl Run {
             thaw: None,
             spoiled: None,
             times: [None; 2],
+            asked_ns: 0,
             over_ns: 0,
         }
     }
@@ -142,6 +144,17 @@ impl Run {
     /// The action whose verification tells the outcome: a freeze's begins after its thaw.
     fn verified_by(&self) -> Option<u64> {
         self.thaw.map(|thaw| thaw.0).or_else(|| self.asked.map(|(request, _)| request.id))
+    }
+
+    /// Whether the action under way ends a process that was started then: a kill everything that was there until it was
+    /// over, a restart or a stop what was there when it was asked for.
+    pub(super) fn ends_what_began(&self, start_ns: u64) -> bool {
+        let Some((request, _)) = self.asked.filter(|_| self.phase != Phase::Idle) else { return false };
+        match request.verb {
+            Verb::Kill => self.phase == Phase::Asked || start_ns <= self.over_ns,
+            Verb::RestartUnit | Verb::StopUnit => start_ns <= self.asked_ns,
+            Verb::FreezeCgroup | Verb::ThawCgroup | Verb::LimitCgroup => false,
+        }
     }
 
     /// Whether the last action was to freeze.

@@ -3,7 +3,7 @@
 //! At once, a crash: a signal whose default action dumps core, or SIGKILL or a non-zero status of a watched
 //! unit's main process. Everything else may only add up to a loop: the same unit or executable dying again
 //! and again, each time after it was started anew. Parallel deaths (ten workers killed at once) are no loop,
-//! stops that were asked for never count, and a plain non-zero status counts only for a unit's main process
+//! stops that were asked for never count, nor does what an action of the agent's own ended, and a plain non-zero status counts only for a unit's main process
 //! or an executable named in `watch.executables`: scripts live on non-zero statuses.
 #![forbid(unsafe_code)]
 
@@ -125,7 +125,7 @@ impl Detector for Crash {
             out.push(oom_victim_died(entity, e));
             return;
         }
-        if exit::was_asked_to_stop(e.exit_code) {
+        if context.own_doing || exit::was_asked_to_stop(e.exit_code) {
             return;
         }
         let signal = exit::signal(e.exit_code);

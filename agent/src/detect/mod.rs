@@ -28,6 +28,8 @@ pub struct Context {
     pub units: Units,
     /// Processes chosen by the OOM killer.
     pub victims: OomVictims,
+    /// The exit at hand is the doing of an action of the agent's own.
+    pub own_doing: bool,
 }
 
 /// Signals of one step; at most a few.

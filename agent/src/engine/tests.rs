@@ -2,6 +2,8 @@
 
 use faultline_common::event::{BlockIo, Header, OomKill, ProcessExit, TcpRetransmit};
 
+mod actions;
+
 use super::*;
 use crate::model::{
     entity::{Entity, unit_key},

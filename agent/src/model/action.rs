@@ -141,6 +141,9 @@ pub enum Reason {
     JobFailed,
     /// The system call failed in a way that has no word of its own.
     SystemError,
+    /// The agent's own cgroups are not known yet, or more cgroups hold something protected than can be remembered: nobody
+    /// can tell who is protected, so everybody is.
+    ProtectionUnknown,
 }
 
 /// What the hands answer; a recorded input of the engine.
@@ -247,4 +250,5 @@ words!(Reason {
     TimedOut => "timed_out",
     JobFailed => "job_failed",
     SystemError => "system_error",
+    ProtectionUnknown => "protection_unknown",
 });

@@ -54,6 +54,8 @@ pub enum Fact {
     Done(Done),
     /// The hands looked at the entity of an action.
     Verified(Verified),
+    /// Cgroups that were removed.
+    Gone(Arc<[CgroupName]>),
 }
 
 /// Latencies of a device in one window.

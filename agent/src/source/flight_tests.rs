@@ -10,7 +10,11 @@ use crate::{
     config::Config,
     decode::Decoder,
     engine::Engine,
-    model::input::{CgroupName, Fact, Input, TREE_PROCESS},
+    model::{
+        action::Decision,
+        input::{CgroupName, Fact, Input, TREE_PROCESS},
+        output::Output,
+    },
     reactor::{self, NoHands},
     source::{
         recorder::{Tee, flight_pair},
@@ -131,6 +135,29 @@ fn a_dump_replays_to_what_the_live_engine_said() {
     assert!(said[0].contains("/a.service"), "the names come first: {}", said[0]);
     assert_eq!(said[1..], live[..]);
     assert!(live.iter().any(|text| text.starts_with("Fault")), "faults of before the window live on in it");
+}
+
+#[test]
+fn a_dump_can_be_judged_under_another_policy() {
+    let dir = std::env::temp_dir().join(format!("faultline-flight-policy-{}", std::process::id()));
+    let mut bench = Bench::new(&dir);
+    // Both are told long before the window.
+    bench.fact(Fact::Own(["/system.slice/faultline.service".to_owned()].into()), 0);
+    bench.fact(Fact::Cgroups([CgroupName { trees: TREE_PROCESS, id: 1, path: "/init.scope".into() }].into()), 0);
+    fly(&mut bench, 95);
+    let path = bench.flight.write(3).expect("a writable directory").expect("a snapshot");
+    let text = "[scope]\nunits = [\"a.service\"]\n[[plan]]\non = \"crash_loop\"\nsteps = [{ verb = \"restart-unit\" }]\n";
+    let config = Config::parse(text, "new.toml").expect("a valid policy");
+    let mut source = Replay::open(&path).expect("a recording");
+    source.for_another_policy();
+    let mut engine = Engine::new(&config);
+    engine.load(&source.header().snapshot.clone(), false).expect("a snapshot of this build");
+    let mut decided = Vec::new();
+    reactor::run(&mut source, &Decoder::live(), &mut engine, &mut NoHands, &mut |output, _| {
+        decided.extend(if let Output::Action(action) = output { Some(action.decision) } else { None });
+    });
+    std::fs::remove_dir_all(&dir).expect("clean up");
+    assert!(decided.contains(&Decision::DryRun), "it knows the unit, and that it may be touched: {decided:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What the flight recorder's window is made of: records in, packed in blocks of 64 KiB, the same records out.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::recorder::Kept;
 use super::recording::RecordKind;
@@ -85,6 +85,8 @@ fn each_of<E>(mut raw: &[u8], take: &mut impl FnMut(Kept<'_>) -> Result<(), E>) 
 pub(super) struct Names {
     cgroups: BTreeMap<(u8, u64), CgroupName>,
     devices: BTreeMap<u32, DeviceName>,
+    /// The cgroup paths that no action may touch; told once, at the start.
+    own: Option<Arc<[String]>>,
 }
 
 impl Names {
@@ -103,6 +105,7 @@ impl Names {
             Ok(Fact::Devices(names)) => {
                 names.iter().for_each(|name| _ = self.devices.insert(name.dev, name.clone()));
             }
+            Ok(Fact::Own(paths)) => self.own = Some(paths),
             _ => {}
         }
     }
@@ -114,6 +117,7 @@ impl Names {
         let cgroups = cgroups.chunks(BATCH).map(|batch| Fact::Cgroups(batch.into()));
         let devices = devices.chunks(BATCH).map(|batch| Fact::Devices(batch.into()));
         // Plain structs of numbers and strings always serialise.
-        cgroups.chain(devices).filter_map(|fact| postcard::to_stdvec(&fact).ok()).collect()
+        let own = self.own.clone().map(Fact::Own);
+        own.into_iter().chain(cgroups).chain(devices).filter_map(|fact| postcard::to_stdvec(&fact).ok()).collect()
     }
 }

@@ -45,7 +45,7 @@ pub struct Replay {
     error: Option<ReplayError>,
     ended: bool,
     last_ns: u64,
-    no_answers: bool,
+    another_policy: bool,
 }
 
 /// A record copied out of the reader; the buffers are reused.
@@ -72,7 +72,7 @@ impl Replay {
             error: None,
             ended: false,
             last_ns: 0,
-            no_answers: false,
+            another_policy: false,
         })
     }
 
@@ -81,9 +81,10 @@ impl Replay {
         self.reader.header()
     }
 
-    /// Leaves out what the hands answered: for a policy that did not ask them.
-    pub fn ignore_answers(&mut self) {
-        self.no_answers = true;
+    /// For another policy than the recorded one: leaves out what the hands answered, since it did not ask them, and tells it
+    /// the names from before the recording, which the engine's snapshot holds for the recorded policy only.
+    pub fn for_another_policy(&mut self) {
+        self.another_policy = true;
     }
 
     /// What stopped the replay before the end of the file, if anything did.
@@ -180,7 +181,7 @@ impl EventSource for Replay {
             match kind {
                 RecordKind::Frame => return Taken::Frame(&self.current.body),
                 RecordKind::Input => match self.fact() {
-                    Taken::Fact(Fact::Done(_) | Fact::Verified(_)) if self.no_answers => {}
+                    Taken::Fact(Fact::Done(_) | Fact::Verified(_)) if self.another_policy => {}
                     taken => return taken,
                 },
                 RecordKind::Gap => {
@@ -188,6 +189,7 @@ impl EventSource for Replay {
                         return missing(LossReason::RecorderGap, gap);
                     }
                 }
+                RecordKind::Names if self.another_policy => return self.fact(),
                 RecordKind::Names => {
                     if let Some(names) = names(&self.current.body) {
                         return Taken::Aside(names);
