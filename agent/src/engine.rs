@@ -139,7 +139,7 @@ impl Engine {
             Fact::Tick { now_ns } => self.now_ns = self.now_ns.max(*now_ns),
             Fact::Stopping { now_ns } => {
                 self.now_ns = self.now_ns.max(*now_ns);
-                self.decider.stop();
+                self.decider.stop(self.now_ns, &mut |decided| out.push(decided.into()));
             }
             Fact::Disk(reading) => self.now_ns = self.now_ns.max(reading.now_ns),
             Fact::Counters(reading) => {

@@ -134,8 +134,14 @@ impl Resolver {
         if let Err(error) = &inotify {
             tracing::warn!(%error, "cgroups are not followed by inotify; new ones get their names a second late");
         }
-        let mut resolver =
-            Self { trees, inotify: inotify.ok(), watches: HashMap::new(), known: HashSet::new(), fresh: Vec::new(), gone: Vec::new() };
+        let mut resolver = Self {
+            trees,
+            inotify: inotify.ok(),
+            watches: HashMap::new(),
+            known: HashSet::new(),
+            fresh: Vec::new(),
+            gone: Vec::new(),
+        };
         resolver.walk_all();
         resolver
     }

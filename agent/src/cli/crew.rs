@@ -5,23 +5,15 @@
 //! request is then refused with that reason, and the agent goes on to feel and report.
 
 use std::{
-    os::fd::AsFd,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc as sync_mpsc,
-    },
+    sync::{Arc, atomic::AtomicBool, mpsc as sync_mpsc},
     time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
+use nix::poll::{PollTimeout, poll};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::running::Deadline;
+use super::{running::Deadline, watch::Watch};
 use crate::{
     config::{Config, Mode, policy::Policy},
     heal::{
@@ -31,7 +23,7 @@ use crate::{
         handles::{self, Preparer, Wanted},
         journal::{JournalError, Paths},
         live::{Able, LiveHands},
-        release::{Settled, at_the_end, settle},
+        release::{Settled, at_the_end, left_behind, settle},
         restore,
         systemd::Bus,
     },
@@ -41,7 +33,7 @@ use crate::{
         entity::{Entity, Tree},
         input::{CgroupName, Fact, TREE_MEMORY, TREE_PROCESS},
     },
-    source::queue::{Doorbell, FactSender},
+    source::queue::{Doorbell, FactSender, Promises},
 };
 
 /// Orders, reports and batches of names that may wait.
@@ -123,10 +115,18 @@ fn own_paths(guardian: Option<u32>) -> Fact {
 
 impl Crew {
     /// Gets ready; tells the engine first who is never touched.
-    pub(super) fn start(config: &Config, layout: &CgroupLayout, facts: &FactSender) -> (Self, LiveHands) {
+    pub(super) fn start(
+        config: &Config,
+        layout: &CgroupLayout,
+        facts: &FactSender,
+        promises: &Promises,
+    ) -> (Self, LiveHands) {
         let made = match config.mode {
-            Mode::Observe => (Self::default(), LiveHands::None, None),
-            Mode::Act => Self::act(&config.policy, layout, facts),
+            Mode::Observe => {
+                tell_left_behind(layout);
+                (Self::default(), LiveHands::None, None)
+            }
+            Mode::Act => Self::act(&config.policy, layout, facts, promises),
         };
         let (crew, hands, guardian) = made;
         if !facts.send(own_paths(guardian)) {
@@ -135,7 +135,12 @@ impl Crew {
         (crew, hands)
     }
 
-    fn act(policy: &Policy, layout: &CgroupLayout, facts: &FactSender) -> (Self, LiveHands, Option<u32>) {
+    fn act(
+        policy: &Policy,
+        layout: &CgroupLayout,
+        facts: &FactSender,
+        promises: &Promises,
+    ) -> (Self, LiveHands, Option<u32>) {
         let paths = paths();
         let settled = match settled(&paths, layout) {
             Ok(settled) => settled,
@@ -161,17 +166,17 @@ impl Crew {
             names: names_in,
             reports,
             standing: standing.clone(),
-            guard: Guard::new(policy.protected.clone(), protection),
+            guard: Guard::new(policy.protected.clone(), protection.clone()),
             layout: layout.clone(),
             bus: bus(),
             journal: settled.recovery,
         });
         let scope = policy.clone();
         tokio::task::spawn_blocking(move || prepare(preparer, &preparer_in, &scope));
-        tokio::spawn(hand_in(reports_in, facts.clone()));
-        let watched = guardian.zip(dismiss.clone()).map(|(guardian, dismissed)| {
-            let guarded = guarded.clone();
-            tokio::task::spawn_blocking(move || watch(guardian, &guarded, &dismissed))
+        tokio::spawn(hand_in(reports_in, facts.clone(), promises.clone()));
+        let watched = dismiss.clone().map(|dismissed| {
+            let watch = Watch { paths, guarded: guarded.clone(), protection, dismissed };
+            tokio::task::spawn_blocking(move || watch.over(guardian))
         });
         let crew = Self {
             taps: NameTaps { executor: Some(names), preparer: Some(to_preparer) },
@@ -180,7 +185,7 @@ impl Crew {
             layout: Some(layout.clone()),
             dismiss,
         };
-        let able = Able { handles, journal: settled.reflex, orders, standing, guarded };
+        let able = Able { handles, journal: settled.reflex, orders, standing, guarded, promises: promises.clone() };
         (crew, LiveHands::able(able), pid)
     }
 
@@ -261,8 +266,16 @@ fn tell_report(settled: &Settled) {
     }
 }
 
+/// Who may not touch anything can at least say it.
+fn tell_left_behind(layout: &CgroupLayout) {
+    let count = left_behind(&paths(), layout);
+    if count > 0 {
+        tracing::warn!(count, "an earlier agent left something frozen or limited; run `faultline release`");
+    }
+}
+
 /// Answers of the executor become inputs of the engine.
-async fn hand_in(mut reports: mpsc::Receiver<HandReport>, facts: FactSender) {
+async fn hand_in(mut reports: mpsc::Receiver<HandReport>, facts: FactSender, promises: Promises) {
     while let Some(report) = reports.recv().await {
         let fact = match report {
             HandReport::Done(done) => Fact::Done(done),
@@ -271,25 +284,10 @@ async fn hand_in(mut reports: mpsc::Receiver<HandReport>, facts: FactSender) {
         while !facts.send(fact.clone()) {
             tokio::time::sleep(AGAIN).await;
         }
+        if matches!(report, HandReport::Done(_)) {
+            promises.kept();
+        }
     }
-}
-
-/// Watches the guardian; at the orderly end it takes everything back, which is told. Blocking.
-fn watch(guardian: Guardian, guarded: &AtomicBool, dismissed: &Doorbell) -> bool {
-    let gone = {
-        let mut fds =
-            [PollFd::new(guardian.as_fd(), PollFlags::POLLIN), PollFd::new(dismissed.as_fd(), PollFlags::POLLIN)];
-        while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
-        fds[1].revents().is_none_or(|events| events.is_empty())
-    };
-    if gone {
-        guarded.store(false, Ordering::Release);
-        tracing::error!(
-            "the guardian is gone: nothing more is frozen or limited until the agent is started again; what is held now is taken back at the end"
-        );
-        return false;
-    }
-    guardian.stop().inspect_err(|error| tracing::warn!(%error, "the agent takes back what it held by itself")).is_ok()
 }
 
 /// Keeps handles ready for everything in scope. Blocking; ends with the session.

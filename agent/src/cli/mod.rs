@@ -12,6 +12,7 @@ mod run;
 mod running;
 mod session;
 mod simulate;
+mod watch;
 
 use std::{
     io::{IsTerminal, Write},

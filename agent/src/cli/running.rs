@@ -39,7 +39,7 @@ use crate::{
     source::{
         flight::{Flight, SEGMENTS, Shelf, Trigger},
         live::{self, FlightTee, Live},
-        queue::{Doorbell, FactSender},
+        queue::{Doorbell, FactSender, Promises},
         recorder::{self, LastGap, Tail, Tee},
         recording::{Header, RecordingError, RecordingWriter},
     },
@@ -185,7 +185,8 @@ impl Running {
         let counters = Arc::new(Counters::new(loaded.arrays.clone(), std::mem::take(&mut loaded.programs)));
         let disks = Disks::new(loaded.arrays.clone(), plan.config.detect.disk_latency);
         // Who is never touched comes before the first name of anything.
-        let (crew, hands) = Crew::start(&plan.config, &facts.cgroups, &sender);
+        let promises = Promises::default();
+        let (crew, hands) = Crew::start(&plan.config, &facts.cgroups, &sender, &promises);
         let resolver = start_resolver(resolver, &sender, crew.taps())?;
         let sampler = start_sampler(counters.clone(), disks, sender);
         let (sink, lines) = writer::pair().map_err(CliError::system("line queue"))?;
@@ -204,6 +205,7 @@ impl Running {
             tee: recording.as_mut().and_then(|r| r.tee.take()),
             flight: flight_tee,
             last_facts: last_facts(counters),
+            promises,
         })
         .map_err(CliError::system("epoll"))?;
         let trigger = flight.as_ref().map(|flight| flight.trigger.clone());

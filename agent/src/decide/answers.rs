@@ -60,8 +60,9 @@ impl Decider {
                 self.thaw(run, now_ns, out);
             }
             Some(_) => self.conclude(key, run, Outcome::Failed, now_ns, out),
+            None if run.froze() && self.stopping => self.thaw(run, now_ns, out),
             None if run.froze() => run.enter(Phase::Held, now_ns.saturating_add(step.hold_ns)),
-            None => verify(run, step.verify_ns, now_ns),
+            None => self.verify(key, run, step.verify_ns, now_ns, out),
         }
     }
 
@@ -80,7 +81,18 @@ impl Decider {
                 self.end(key, run, spoiled.unwrap_or(Outcome::Unknown), now_ns, out);
             }
             (None, Some(spoiled)) => self.end(key, run, spoiled, now_ns, out),
-            (None, None) => verify(run, self.plans[run.plan].steps[run.step].verify_ns, now_ns),
+            (None, None) => {
+                let verify_ns = self.plans[run.plan].steps[run.step].verify_ns;
+                self.verify(key, run, verify_ns, now_ns, out);
+            }
+        }
+    }
+
+    /// It was done: its health is told later, unless the agent ends before.
+    fn verify(&mut self, key: &Key, run: &mut Run, verify_ns: u64, now_ns: u64, out: &mut impl FnMut(Decided)) {
+        run.enter(Phase::Verifying, now_ns.saturating_add(verify_ns).saturating_add(GRACE_NS));
+        if self.stopping {
+            self.end(key, run, Outcome::Unknown, now_ns, out);
         }
     }
 
@@ -174,10 +186,6 @@ impl Decider {
 /// The run that waits for an answer.
 fn awaiting(runs: &BoundedMap<Key, Run>, id: u64) -> Option<(Key, Run)> {
     runs.iter().find(|(_, run)| run.awaits(id)).map(|(key, run)| (*key, *run))
-}
-
-fn verify(run: &mut Run, verify_ns: u64, now_ns: u64) {
-    run.enter(Phase::Verifying, now_ns.saturating_add(verify_ns).saturating_add(GRACE_NS));
 }
 
 fn times(done: &Done) -> Option<(u64, u64)> {

@@ -103,9 +103,22 @@ impl Decider {
         Ok(())
     }
 
-    /// The agent is about to end: from now on only what undoes is asked for.
-    pub fn stop(&mut self) {
+    /// The agent is about to end: from now on only what undoes is asked for. What is frozen is thawed now, and what is
+    /// being verified is not known, since nobody will be there to hear it.
+    pub fn stop(&mut self, now_ns: u64, out: &mut impl FnMut(Decided)) {
         self.stopping = true;
+        let mut all = std::mem::take(&mut self.due);
+        all.extend(self.runs.iter().map(|(key, _)| *key));
+        for key in all.drain(..) {
+            let Some(mut run) = self.runs.peek(&key).copied() else { continue };
+            match run.phase {
+                Phase::Held => self.thaw(&mut run, now_ns, out),
+                Phase::Verifying => self.end(&key, &mut run, Outcome::Unknown, now_ns, out),
+                Phase::Idle | Phase::Asked | Phase::Thawing => {}
+            }
+            self.keep(key, run);
+        }
+        self.due = all;
     }
 
     /// Takes a cgroup's name in.

@@ -1,5 +1,7 @@
 //! The decider as a specification: each brake with and without, and the life of a plan.
 
+mod stop;
+
 use super::*;
 use crate::model::{
     action::{Done, Outcome, Verified},

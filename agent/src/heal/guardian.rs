@@ -88,12 +88,16 @@ impl Guardian {
     pub(super) fn start_command(mut command: Command) -> Result<Self, GuardianError> {
         let (mut channel, end) = UnixStream::pair().map_err(GuardianError::system("make a channel to"))?;
         command.stdin(Stdio::from(OwnedFd::from(end))).stdout(Stdio::null());
-        let child = spawn(&mut command).map_err(GuardianError::system("start"))?;
+        let mut child = spawn(&mut command).map_err(GuardianError::system("start"))?;
         // The command keeps the child's end open here; as long as it does, a dead guardian would not be noticed.
         drop(command);
         let mut word = [0];
         let heard = channel.set_read_timeout(Some(PATIENCE)).and_then(|()| channel.read_exact(&mut word));
-        heard.map_err(GuardianError::system("hear from"))?;
+        heard.map_err(|cause| {
+            // One that does not watch is none; and a child that nobody waits for stays.
+            let _ = child.kill().and_then(|()| child.wait());
+            GuardianError::System { operation: "hear from", cause }
+        })?;
         Ok(Self { child, channel })
     }
 
@@ -102,9 +106,9 @@ impl Guardian {
         self.child.id()
     }
 
-    /// Whether it still watches. When not, start another before the next freeze or limit.
-    pub fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+    /// It is gone, as its descriptor told: how it ended, in words.
+    pub fn epitaph(mut self) -> String {
+        self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
     }
 
     /// The orderly end: the guardian takes everything back and exits. Drop the recovery journal first: the guardian waits

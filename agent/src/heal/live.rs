@@ -24,6 +24,7 @@ use crate::{
         output::Output,
     },
     reactor::Hands,
+    source::queue::Promises,
 };
 
 /// Reflex actions whose outcome may still come.
@@ -40,8 +41,10 @@ pub struct Able {
     pub orders: mpsc::Sender<Order>,
     /// Which faults stand, for the executor.
     pub standing: Arc<Standing>,
-    /// False once the guardian is gone: then nothing is frozen or limited.
+    /// False while no guardian watches: then nothing is frozen or limited.
     pub guarded: Arc<AtomicBool>,
+    /// Answers that the executor owes.
+    pub promises: Promises,
 }
 
 /// The hands of a session.
@@ -104,7 +107,13 @@ impl Acting {
         }
         // The executor asks right before it acts.
         self.able.standing.opened(request.fault);
-        self.order(Order::Act(*request)).err().map(|reason| refused(request, reason))
+        match self.order(Order::Act(*request)) {
+            Ok(()) => {
+                self.able.promises.made();
+                None
+            }
+            Err(reason) => Some(refused(request, reason)),
+        }
     }
 
     fn done_here(&mut self, request: &Request, done: &Done) {

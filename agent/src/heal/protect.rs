@@ -3,6 +3,9 @@
 //! The decider has asked the same before; this is asked again from /proc at the moment of the action, because a
 //! mistake here cannot be repaired: PID 1, kernel threads, the agent itself and its guardian.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use procfs::FromRead;
 use procfs::process::Stat;
 
@@ -12,23 +15,32 @@ use super::error::HandError;
 /// `PF_KTHREAD` (include/linux/sched.h), as field 9 of /proc/PID/stat shows it.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
-/// The pids that are never a target. Kernel threads are told by their own flag.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The pids that are never a target. Kernel threads are told by their own flag. Clones share who the guardian is.
+#[derive(Debug, Clone, Default)]
 pub struct Protection {
     pids: Vec<u32>,
+    /// 0: there is none.
+    guardian: Arc<AtomicU32>,
 }
 
 impl Protection {
     /// PID 1, the calling process and its guardian.
     pub fn of_agent(guardian: Option<u32>) -> Self {
-        Self::of([1, std::process::id()].into_iter().chain(guardian))
+        let protection = Self::of([1, std::process::id()]);
+        guardian.inspect(|pid| protection.guardian_is(*pid));
+        protection
+    }
+
+    /// Another guardian took over.
+    pub fn guardian_is(&self, pid: u32) {
+        self.guardian.store(pid, Ordering::Release);
     }
 
     /// Exactly these pids (and kernel threads).
     pub fn of(pids: impl IntoIterator<Item = u32>) -> Self {
         let mut pids: Vec<u32> = pids.into_iter().collect();
         pids.sort_unstable();
-        Self { pids }
+        Self { pids, ..Self::default() }
     }
 
     /// One process.
@@ -39,7 +51,9 @@ impl Protection {
         let protected = |why: &str| Err(HandError::Protected { what: format!("pid {pid}"), why: why.into() });
         match pid {
             1 if self.pids.contains(&1) => protected("it is PID 1"),
-            _ if self.pids.contains(&pid) => protected("it is the agent or its guardian"),
+            _ if self.pids.contains(&pid) || self.guardian.load(Ordering::Acquire) == pid => {
+                protected("it is the agent or its guardian")
+            }
             // Gone between the list and the look: nobody to protect.
             _ if stat(pid).is_some_and(|stat| stat.flags & PF_KTHREAD != 0) => protected("it is a kernel thread"),
             _ => Ok(()),

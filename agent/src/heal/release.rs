@@ -9,7 +9,9 @@ use std::path::Path;
 
 use nix::sys::stat::{major, minor};
 
-use super::journal::{By, JournalError, Paths, RecoveryJournal, ReflexJournal, SLOTS, Session};
+use super::journal::{
+    By, JournalError, Paths, RecoveryJournal, ReflexJournal, SLOTS, Session, boot_id, outstanding, read_all,
+};
 use super::restore::{Report, restore};
 use crate::kernel::CgroupLayout;
 use crate::privilege::{LockError, lock_node};
@@ -52,6 +54,12 @@ pub fn release(paths: &Paths, layout: &CgroupLayout) -> Result<Report, ReleaseEr
 /// [`JournalError`]; nothing was touched then.
 pub fn at_the_end(paths: &Paths, layout: &CgroupLayout) -> Result<Report, JournalError> {
     Ok(restore(paths, layout, By::Agent)?.0)
+}
+
+/// How many actions of earlier agents are still to be taken back, if no agent runs: for one that may only say so.
+pub fn left_behind(paths: &Paths, layout: &CgroupLayout) -> usize {
+    let (Ok(boot), None) = (boot_id(), holder(&paths.lock)) else { return 0 };
+    outstanding(&read_all(paths, layout).0, &boot).len()
 }
 
 /// The journals of a new agent.

@@ -146,7 +146,8 @@ fn a_dump_can_be_judged_under_another_policy() {
     bench.fact(Fact::Cgroups([CgroupName { trees: TREE_PROCESS, id: 1, path: "/init.scope".into() }].into()), 0);
     fly(&mut bench, 95);
     let path = bench.flight.write(3).expect("a writable directory").expect("a snapshot");
-    let text = "[scope]\nunits = [\"a.service\"]\n[[plan]]\non = \"crash_loop\"\nsteps = [{ verb = \"restart-unit\" }]\n";
+    let text =
+        "[scope]\nunits = [\"a.service\"]\n[[plan]]\non = \"crash_loop\"\nsteps = [{ verb = \"restart-unit\" }]\n";
     let config = Config::parse(text, "new.toml").expect("a valid policy");
     let mut source = Replay::open(&path).expect("a recording");
     source.for_another_policy();

@@ -18,7 +18,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::{
     EventSource, Taken,
-    queue::Doorbell,
+    queue::{Doorbell, Promises},
     recorder::{LastGap, Tee},
 };
 use crate::{clock, config::Spin, decode::MAX_FRAME, model::input::Fact};
@@ -63,6 +63,7 @@ pub struct Live {
     tee: Option<Tee>,
     flight: Option<FlightTee>,
     last_facts: LastFacts,
+    promises: Promises,
     /// Answers of the hands on this thread; one step rarely asks for more than one.
     answers: VecDeque<Fact>,
     state: State,
@@ -116,6 +117,8 @@ pub struct Parts {
     pub flight: Option<FlightTee>,
     /// Asked when the rings are empty for good, until it has no more.
     pub last_facts: LastFacts,
+    /// Answers to wait for before the end.
+    pub promises: Promises,
 }
 
 impl Live {
@@ -142,6 +145,7 @@ impl Live {
             tee: parts.tee,
             flight: parts.flight,
             last_facts: parts.last_facts,
+            promises: parts.promises,
             answers: VecDeque::with_capacity(ANSWERS),
             state: State::Running,
             seq: 0,
@@ -215,6 +219,17 @@ impl Live {
         }
     }
 
+    /// The rings are empty for good. What the hands are still at is waited for, as long as there is time.
+    fn wait_for_answers(&mut self, until_ns: u64) {
+        self.now_ns = self.now_ns.max(clock::monotonic_ns());
+        // In this order: a promise is kept only after its answer is in the queue.
+        if !self.promises.are_open() && self.facts.is_empty() || self.now_ns >= until_ns {
+            self.state = State::LastFacts;
+        } else if self.facts.is_empty() && self.now_ns < self.next_tick_ns {
+            self.sleep();
+        }
+    }
+
     fn begin_drain(&mut self) -> Taken<'static> {
         self.now_ns = self.now_ns.max(clock::monotonic_ns());
         self.state = State::Draining { until_ns: self.control.drain_until_ns.load(Ordering::Relaxed) };
@@ -269,11 +284,10 @@ impl EventSource for Live {
             if let Some(len) = take(&mut self.bulk, &mut self.frame) {
                 return self.hand_frame(len);
             }
-            if let State::Draining { .. } = self.state {
-                self.state = State::LastFacts;
-                continue;
+            match self.state {
+                State::Draining { until_ns } => self.wait_for_answers(until_ns),
+                _ => self.idle(),
             }
-            self.idle();
         }
     }
 

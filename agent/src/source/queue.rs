@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering, fence},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
 };
 
@@ -100,6 +100,27 @@ impl FactSender {
         let sent = queue.push(fact).is_ok();
         self.bell.ring_always();
         sent
+    }
+}
+
+/// Answers that the reactor was promised: a stop waits for them, as long as it may.
+#[derive(Clone, Debug, Default)]
+pub struct Promises(Arc<AtomicU64>);
+
+impl Promises {
+    /// One more is to come. Called by the reactor.
+    pub fn made(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One is in the reactor's queue.
+    pub fn kept(&self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether one is still to come.
+    pub fn are_open(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
     }
 }
 

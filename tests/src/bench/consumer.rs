@@ -25,7 +25,7 @@ use faultline::{
         EventSource, Taken,
         flight::{Flight, SEGMENTS, Shelf},
         live::{Control, FlightTee, Live, Parts},
-        queue::FactSender,
+        queue::{FactSender, Promises},
         recorder::{self, Tee},
     },
 };
@@ -260,6 +260,7 @@ pub fn live(
         tee,
         flight,
         last_facts: Box::new(|| None),
+        promises: Promises::default(),
     })?;
     Ok((source, control, sender))
 }

@@ -42,7 +42,11 @@ fn what_a_kill_ends_is_no_news_about_what_is_ill() {
         assert!(bench.outputs.iter().any(|o| matches!(o, Output::Act(_))), "it is asked for");
         let death = main(SIGKILL, 3 * SECOND + died_after, lived);
         let done = Input::Fact(Fact::Done(acted));
-        if died_after < 3 * MS { bench.step(death).step(done) } else { bench.step(done).step(death) };
+        if died_after < 3 * MS {
+            bench.step(death).step(done)
+        } else {
+            bench.step(done).step(death)
+        };
         bench.step(Input::Fact(Fact::Verified(seen)));
         assert_eq!(outcome(&bench), Some(expected), "death {died_after} ns after the loop was seen");
     }
