@@ -58,7 +58,20 @@ pub(super) struct NameTaps {
 }
 
 impl NameTaps {
-    /// Tells a batch. Blocks while the executor is behind: an order must never overtake its name.
+    /// Tells a batch before the reactor hears of it: an order must never overtake its name. For the start, on a thread that
+    /// may not block; the queue is empty then, and longer than a node has batches.
+    pub(super) fn tell_first(&self, names: &Arc<[CgroupName]>) {
+        if let Some(executor) = &self.executor
+            && executor.try_send(names.clone()).is_err()
+        {
+            tracing::warn!("the executor does not know every name yet; what it does not know, it refuses");
+        }
+        if let Some(preparer) = &self.preparer {
+            let _ = preparer.try_send(names.clone());
+        }
+    }
+
+    /// The same while everything runs. Blocks while the executor is behind.
     pub(super) fn tell(&self, names: &Arc<[CgroupName]>) {
         if let Some(executor) = &self.executor {
             let _ = executor.blocking_send(names.clone());

@@ -292,8 +292,11 @@ fn start_resolver(
 ) -> Result<Arc<resolver::Control>, CliError> {
     let control = Arc::new(resolver::Control::new().map_err(CliError::system("resolver doorbell"))?);
     let first = resolver.take();
-    for fact in &first {
-        if !sender.send(fact.clone()) {
+    for fact in first {
+        if let Fact::Cgroups(names) = &fact {
+            taps.tell_first(names);
+        }
+        if !sender.send(fact) {
             tracing::warn!("more cgroups than fit at start; the rest is looked up when needed");
             break;
         }
@@ -305,7 +308,6 @@ fn start_resolver(
                 taps.tell(names);
             }
         };
-        first.iter().for_each(&mut tap);
         resolver.run(&theirs, &sender, &mut tap);
     });
     Ok(control)
