@@ -5,8 +5,10 @@
 //! field is marked missing, and a dropped one is left out.
 
 use faultline_common::{
-    event::{BlockIo, Field, Header, OomKill, ProcessExit, TcpRetransmit},
-    sensor::{BLOCK_IO, OOM_KILL, PROCESS_EXIT, SENSORS, TCP_RETRANSMIT},
+    event::{BlockIo, Field, Header, OomKill, PacketDrop, ProcessExit, TaskHang, TcpConnect, TcpReset, TcpRetransmit},
+    sensor::{
+        BLOCK_IO, OOM_KILL, PACKET_DROP, PROCESS_EXIT, SENSORS, TASK_HANG, TCP_CONNECT, TCP_RESET, TCP_RETRANSMIT,
+    },
 };
 use thiserror::Error;
 
@@ -76,6 +78,10 @@ pub fn layout(sensor: u16) -> Option<(&'static [Field], usize)> {
         OOM_KILL => Some((OomKill::FIELDS, size_of::<OomKill>())),
         BLOCK_IO => Some((BlockIo::FIELDS, size_of::<BlockIo>())),
         TCP_RETRANSMIT => Some((TcpRetransmit::FIELDS, size_of::<TcpRetransmit>())),
+        TASK_HANG => Some((TaskHang::FIELDS, size_of::<TaskHang>())),
+        TCP_CONNECT => Some((TcpConnect::FIELDS, size_of::<TcpConnect>())),
+        TCP_RESET => Some((TcpReset::FIELDS, size_of::<TcpReset>())),
+        PACKET_DROP => Some((PacketDrop::FIELDS, size_of::<PacketDrop>())),
         _ => None,
     }
 }
@@ -120,6 +126,10 @@ fn decode(frame: &[u8]) -> Result<Event, Malformed> {
         Some(OOM_KILL) => OomKill::from_bytes(frame).map(Event::OomKill),
         Some(BLOCK_IO) => BlockIo::from_bytes(frame).map(Event::BlockIo),
         Some(TCP_RETRANSMIT) => TcpRetransmit::from_bytes(frame).map(Event::TcpRetransmit),
+        Some(TASK_HANG) => TaskHang::from_bytes(frame).map(Event::TaskHang),
+        Some(TCP_CONNECT) => TcpConnect::from_bytes(frame).map(Event::TcpConnect),
+        Some(TCP_RESET) => TcpReset::from_bytes(frame).map(Event::TcpReset),
+        Some(PACKET_DROP) => PacketDrop::from_bytes(frame).map(Event::PacketDrop),
         _ => None,
     };
     event.filter(|e| e.header().len as usize == frame.len()).ok_or(malformed)

@@ -7,7 +7,9 @@
 
 mod loss;
 
-use faultline_common::sensor::{BLOCK_IO, OOM_KILL, PROCESS_EXIT, TCP_RETRANSMIT};
+use faultline_common::sensor::{
+    BLOCK_IO, OOM_KILL, PACKET_DROP, PROCESS_EXIT, TASK_HANG, TCP_CONNECT, TCP_RESET, TCP_RETRANSMIT,
+};
 
 use crate::{
     attribution::units::Units,
@@ -155,6 +157,7 @@ impl Engine {
             }
             Fact::Gone(names) => names.iter().for_each(|name| self.decider.forget_cgroup(name)),
             Fact::Devices(names) => out.push(Output::Devices(names.clone())),
+            Fact::DropReasons(names) => out.push(Output::DropReasons(names.clone())),
             Fact::Own(paths) => self.decider.learn_own(paths),
             Fact::Done(done) => {
                 self.now_ns = self.now_ns.max(done.finished_ns);
@@ -199,7 +202,10 @@ impl Engine {
                 self.ask_for_name(Tree::Process, e.parent_cgroup_id, out);
             }
             Event::OomKill(e) => self.ask_for_name(Tree::Memory, e.header.cgroup_id, out),
-            Event::BlockIo(_) | Event::TcpRetransmit(_) => {}
+            Event::TaskHang(_) | Event::TcpRetransmit(_) | Event::TcpConnect(_) | Event::TcpReset(_) => {
+                self.ask_for_name(Tree::Process, event.header().cgroup_id, out);
+            }
+            Event::BlockIo(_) | Event::PacketDrop(_) => {}
         }
     }
 
@@ -239,6 +245,10 @@ fn sensor_of(kind: Kind) -> u16 {
         Kind::OomKill => OOM_KILL,
         Kind::DiskLatency | Kind::DiskError => BLOCK_IO,
         Kind::RetransmitStorm => TCP_RETRANSMIT,
+        Kind::TaskHang => TASK_HANG,
+        Kind::ConnectFailure => TCP_CONNECT,
+        Kind::ConnectionReset => TCP_RESET,
+        Kind::BadChecksum => PACKET_DROP,
     }
 }
 

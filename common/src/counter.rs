@@ -22,7 +22,7 @@ pub const UNMATCHED: usize = 6;
 /// Counters of one sensor, padded to a cache line.
 pub const COUNTERS: usize = 8;
 
-/// One CPU's counters, `[sensor][counter]`; 256 bytes, so that no two CPUs share a cache line.
+/// One CPU's counters, `[sensor][counter]`; 512 bytes, so that no two CPUs share a cache line.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub struct CounterSlice {
@@ -30,4 +30,4 @@ pub struct CounterSlice {
     pub values: [[u64; COUNTERS]; SENSORS],
 }
 
-const _: () = assert!(size_of::<CounterSlice>() == 256);
+const _: () = assert!(size_of::<CounterSlice>() == 512);

@@ -205,6 +205,102 @@ record! {
     }
 }
 
+record! {
+    /// A task has not run for longer than the kernel's hung-task timeout.
+    TaskHang {
+        /// Start of the task, CLOCK_MONOTONIC ns; with `pid` its identity.
+        start_ns: u64,
+        /// Id of the thread that hangs.
+        pid: u32,
+        /// Its thread group.
+        tgid: u32,
+        /// Real user id.
+        uid: u32,
+        /// Zero.
+        reserved: u32,
+        /// Name of the task.
+        comm: [u8; COMM_LEN],
+    }
+}
+
+record! {
+    /// A connection could not be made, took long to make, or timed out when it stood.
+    TcpConnect {
+        /// The socket's address in kernel memory: the key of the flow, never printed.
+        sock: u64,
+        /// From the first SYN to the outcome, ns; meaningless under [`FLAG_NO_LATENCY`].
+        latency_ns: u64,
+        /// Local address; IPv4 in the first four bytes.
+        saddr: [u8; 16],
+        /// Remote address; IPv4 in the first four bytes.
+        daddr: [u8; 16],
+        /// Inode number of the network namespace.
+        netns: u32,
+        /// `sock.sk_err`: why, a positive errno; 0 is success.
+        error: u32,
+        /// AF_INET or AF_INET6.
+        family: u16,
+        /// TCP state it was in, include/net/tcp_states.h: syn_sent, or established for one that timed out later.
+        state: u16,
+        /// Local port, host order.
+        sport: u16,
+        /// Remote port, host order.
+        dport: u16,
+    }
+}
+
+record! {
+    /// A connection was reset.
+    TcpReset {
+        /// The socket's address in kernel memory: the key of the flow, never printed; 0: nobody listens.
+        sock: u64,
+        /// Local address; IPv4 in the first four bytes.
+        saddr: [u8; 16],
+        /// Remote address; IPv4 in the first four bytes.
+        daddr: [u8; 16],
+        /// Inode number of the network namespace.
+        netns: u32,
+        /// 1: we sent it; 0: we received it.
+        sent: u32,
+        /// AF_INET or AF_INET6.
+        family: u16,
+        /// TCP state it was in, include/net/tcp_states.h.
+        state: u16,
+        /// Local port, host order.
+        sport: u16,
+        /// Remote port, host order.
+        dport: u16,
+    }
+}
+
+record! {
+    /// The kernel dropped a packet of IPv4 or IPv6.
+    PacketDrop {
+        /// Where: an address in kernel code.
+        location: u64,
+        /// Source address in the packet; IPv4 in the first four bytes.
+        saddr: [u8; 16],
+        /// Destination address in the packet; IPv4 in the first four bytes.
+        daddr: [u8; 16],
+        /// `enum skb_drop_reason` of the running kernel, subsystem in the upper half.
+        reason: u32,
+        /// Number of the device it was on.
+        ifindex: u32,
+        /// Length in bytes.
+        bytes: u32,
+        /// AF_INET or AF_INET6.
+        family: u16,
+        /// Protocol number of layer 4.
+        protocol: u16,
+        /// Source port, host order; 0 where there is none.
+        sport: u16,
+        /// Destination port, host order; 0 where there is none.
+        dport: u16,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +318,10 @@ mod tests {
         assert_dense(OomKill::FIELDS, size_of::<OomKill>());
         assert_dense(BlockIo::FIELDS, size_of::<BlockIo>());
         assert_dense(TcpRetransmit::FIELDS, size_of::<TcpRetransmit>());
+        assert_dense(TaskHang::FIELDS, size_of::<TaskHang>());
+        assert_dense(TcpConnect::FIELDS, size_of::<TcpConnect>());
+        assert_dense(TcpReset::FIELDS, size_of::<TcpReset>());
+        assert_dense(PacketDrop::FIELDS, size_of::<PacketDrop>());
     }
 
     #[test]

@@ -32,6 +32,8 @@ macro_rules! offsets {
 }
 
 offsets! {
+    /// `task_struct.pid`
+    task_pid,
     /// `task_struct.tgid`
     task_tgid,
     /// `task_struct.comm`
@@ -98,6 +100,26 @@ offsets! {
     sk_net,
     /// `net.ns.inum`
     net_inum,
+    /// `sock.sk_protocol`
+    sk_protocol,
+    /// `sock.sk_err`
+    sk_err,
+    /// `sock.sk_cgrp_data`: the first word, a cgroup unless its lowest bit is set (up to 5.14)
+    sk_cgroup,
+    /// `sk_buff.head`
+    skb_head,
+    /// `sk_buff.network_header`
+    skb_network_header,
+    /// `sk_buff.protocol`
+    skb_protocol,
+    /// `sk_buff.len`
+    skb_len,
+    /// `sk_buff.dev`
+    skb_dev,
+    /// `net_device.ifindex`
+    dev_ifindex,
+    /// `inet_sock.inet_sport`: stays when the port is given back
+    inet_sport,
     /// `tcp_sock.segs_out`
     tcp_segs_out,
     /// `tcp_sock.total_retrans`
@@ -130,6 +152,16 @@ offsets! {
     arg_error_is_status,
     /// Position of `group_dead` among the arguments of `sched_process_exit` (from 6.16)
     arg_group_dead,
+    /// Position of `reason` among the arguments of `kfree_skb` (from 5.17)
+    arg_drop_reason,
+    /// Position of `skb` among the arguments of `tcp_send_reset`; must be 1
+    arg_reset_skb,
+    /// tracefs `sched/sched_process_hang`: pid
+    tp_hang_pid,
+    /// tracefs `sched/sched_process_hang`: comm, an array
+    tp_hang_comm,
+    /// tracefs `sched/sched_process_hang`: comm, a `__data_loc` (from 6.13)
+    tp_hang_comm_loc,
     /// tracefs `oom/mark_victim`: pid
     tp_victim_pid,
     /// tracefs `oom/mark_victim`: comm, a `__data_loc`

@@ -13,14 +13,34 @@ pub struct Tunables {
     pub block_limit: u64,
     /// Retransmit records per flow and second.
     pub retransmit_limit: u64,
-    /// Keeps the struct at 64 bytes.
-    pub reserved: [u64; 4],
+    /// From this long a connect that succeeds is told, too, ns.
+    pub connect_slow_ns: u64,
+    /// Connect and reset records per peer and second, each.
+    pub peer_limit: u64,
+    /// Drop records per reason (place, where the kernel tells no reason) and second.
+    pub drop_limit: u64,
+    /// Keeps the following at a cache line.
+    pub reserved: u64,
+    /// Bit n: drop reason n of the core is benign.
+    pub benign_drops: [u64; DROP_WORDS],
 }
+
+/// Words of the mask of benign drop reasons; reasons beyond are never benign.
+pub const DROP_WORDS: usize = 8;
 
 impl Tunables {
     /// Defaults: generous enough that only floods are limited.
-    pub const DEFAULT: Self =
-        Self { outlier_ns: 40_000_000, exit_limit: 500, block_limit: 500, retransmit_limit: 200, reserved: [0; 4] };
+    pub const DEFAULT: Self = Self {
+        outlier_ns: 40_000_000,
+        exit_limit: 500,
+        block_limit: 500,
+        retransmit_limit: 200,
+        connect_slow_ns: 1_000_000_000,
+        peer_limit: 100,
+        drop_limit: 20,
+        reserved: 0,
+        benign_drops: [0; DROP_WORDS],
+    };
 }
 
 /// Length of the windows that the limits count in, ns.

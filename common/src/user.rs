@@ -1,7 +1,7 @@
 //! User-space side of the shared layouts: aya may hand them to the kernel, the agent may read them from bytes.
 #![expect(unsafe_code, reason = "marks plain-data layouts as such for aya and byte access")]
 
-use crate::event::{BlockIo, Header, OomKill, ProcessExit, TcpRetransmit};
+use crate::event::{BlockIo, Header, OomKill, PacketDrop, ProcessExit, TaskHang, TcpConnect, TcpReset, TcpRetransmit};
 use crate::offsets::Offsets;
 
 // SAFETY: repr(C), only u32 fields, no padding, no pointers.
@@ -29,4 +29,4 @@ macro_rules! from_bytes {
     )*};
 }
 
-from_bytes!(Header, ProcessExit, OomKill, BlockIo, TcpRetransmit);
+from_bytes!(Header, ProcessExit, OomKill, BlockIo, TcpRetransmit, TaskHang, TcpConnect, TcpReset, PacketDrop);

@@ -1,4 +1,4 @@
-//! The kernel side of faultline: four sensors and the fire drill's packet dropper in one BPF object.
+//! The kernel side of faultline: all sensors and the fire drill's packet dropper in one BPF object.
 //!
 //! In: kernel hooks. Out: records on two rings, counters and histograms in mapped arrays. Each sensor is one
 //! file named by its word; `read` is the only way to kernel memory, `emit` the only way out. No program here
@@ -14,8 +14,14 @@ mod drill;
 mod emit;
 mod maps;
 mod oom_kill;
+mod packet;
+mod packet_drop;
 mod process_exit;
 mod read;
+mod sock;
+mod task_hang;
+mod tcp_connect;
+mod tcp_reset;
 mod tcp_retransmit;
 
 #[unsafe(link_section = "license")]

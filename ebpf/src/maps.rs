@@ -45,6 +45,11 @@ pub static DEVICES: Array<DeviceEntry> = Array::with_max_entries(DEVICE_ENTRIES,
 #[map]
 pub static INFLIGHT: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
 
+/// Connects in progress: address of the socket to the time of its first SYN. Preallocated and never LRU, like
+/// [`INFLIGHT`] and for the same reason.
+#[map]
+pub static CONNECTS: HashMap<u64, u64> = HashMap::with_max_entries(8192, 0);
+
 /// Rate windows by flow, device or executable.
 #[map]
 pub static LIMITS: LruHashMap<u64, Window> = LruHashMap::with_max_entries(4096, 0);

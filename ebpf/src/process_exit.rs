@@ -23,7 +23,7 @@ use faultline_common::{
 use crate::{
     emit::{Tally, tunables},
     maps::{self, offset},
-    read::{Ptr, arg, or_missing},
+    read::{Ptr, arg, or_missing, task_cgroup},
 };
 
 #[btf_tracepoint(function = "sched_process_exit")]
@@ -110,7 +110,7 @@ fn report(tally: Tally, leader: Ptr, pid: u32, start_ns: u64, exit_code: u32) {
     let cred = leader.follow(offset!(task_cred));
     // Plain numbers from here on, 0 for none: the verifiers of 5.10 and 6.1 refuse an `Option` whose value may be unset.
     let parent_cgroup =
-        or_missing(parent.and_then(default_cgroup), &mut missing, const { ProcessExit::bit("parent_cgroup_id") });
+        or_missing(parent.and_then(task_cgroup), &mut missing, const { ProcessExit::bit("parent_cgroup_id") });
     let cgroup = own_cgroup(&mut missing);
     let record = ProcessExit {
         start_ns,
@@ -132,15 +132,6 @@ fn report(tally: Tally, leader: Ptr, pid: u32, start_ns: u64, exit_code: u32) {
     } else if tally.critical_has_room() {
         tally.submit(&maps::CRITICAL, record);
     }
-}
-
-/// Id of a task's cgroup in the default (v2) hierarchy.
-#[inline(always)]
-fn default_cgroup(task: Ptr) -> Option<u64> {
-    task.follow(offset!(task_cgroups))?
-        .follow(offset!(css_set_dfl_cgrp))?
-        .follow(offset!(cgroup_kn))?
-        .read(offset!(kernfs_id))
 }
 
 /// Both halves of a name folded into a key; equal names share a limit.

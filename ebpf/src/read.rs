@@ -71,6 +71,22 @@ pub fn tp_start<const N: usize, C: EbpfContext>(ctx: &C, offset: u32, target: &m
     offset != ABSENT && probe_bytes::<N>(ctx.as_ptr() as u64 + offset as u64, target)
 }
 
+/// Bytes at an address that was computed from read ones into the start of a zeroed array; whether it worked.
+#[inline(always)]
+pub fn probe_start<const N: usize>(address: u64, target: &mut [u8; 16]) -> bool {
+    const { assert!(N <= 16) };
+    probe_bytes::<N>(address, target)
+}
+
+/// Id of a task's cgroup in the default (v2) hierarchy.
+#[inline(always)]
+pub fn task_cgroup(task: Ptr) -> Option<u64> {
+    task.follow(crate::maps::offset!(task_cgroups))?
+        .follow(crate::maps::offset!(css_set_dfl_cgrp))?
+        .follow(crate::maps::offset!(cgroup_kn))?
+        .read(crate::maps::offset!(kernfs_id))
+}
+
 #[inline(always)]
 fn probe_bytes<const N: usize>(address: u64, target: &mut [u8; 16]) -> bool {
     // SAFETY: the kernel checks the address; N is at most the length of the target.

@@ -14,6 +14,7 @@ use crate::{
     emit::{Tally, tunables},
     maps::{self, offset},
     read::{Ptr, arg, or_missing, tp_field, tp_start},
+    sock::{bits, flow, owner},
 };
 
 const AF_INET: u16 = 2;
@@ -49,23 +50,16 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
     if !tally.admit(address, tunables()?.retransmit_limit) {
         return None;
     }
-    let mut missing = const { TcpRetransmit::bit("cgroup_id") };
+    let mut missing = 0;
     let sk = Ptr::new(address);
-    let family =
-        or_missing(sk.and_then(|s| s.read(offset!(sk_family))), &mut missing, const { TcpRetransmit::bit("family") });
-    let (mut saddr, mut daddr) = ([0; 16], [0; 16]);
-    if !addresses(sk, family, &mut saddr, &mut daddr) {
-        missing |= ADDRESSES;
-    }
-    let netns = sk.and_then(|s| s.follow(offset!(sk_net))).and_then(|n| n.read(offset!(net_inum)));
-    let dport: u16 =
-        or_missing(sk.and_then(|s| s.read(offset!(sk_dport))), &mut missing, const { TcpRetransmit::bit("dport") });
+    let flow = flow(sk, &mut missing, &bits!(TcpRetransmit));
+    let cgroup = owner(sk, &mut missing, const { TcpRetransmit::bit("cgroup_id") });
     let state: u8 =
         or_missing(sk.and_then(|s| s.read(offset!(sk_state))), &mut missing, const { TcpRetransmit::bit("state") });
     let record = TcpRetransmit {
         sock: address,
-        saddr,
-        daddr,
+        saddr: flow.saddr,
+        daddr: flow.daddr,
         segs_out: or_missing(
             sk.and_then(|s| s.read(offset!(tcp_segs_out))),
             &mut missing,
@@ -76,31 +70,16 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
             &mut missing,
             const { TcpRetransmit::bit("total_retrans") },
         ),
-        netns: or_missing(netns, &mut missing, const { TcpRetransmit::bit("netns") }),
-        family,
+        netns: flow.netns,
+        family: flow.family,
         state: state as u16,
-        sport: or_missing(
-            sk.and_then(|s| s.read(offset!(sk_num))),
-            &mut missing,
-            const { TcpRetransmit::bit("sport") },
-        ),
-        dport: u16::from_be(dport),
+        sport: flow.sport,
+        dport: flow.dport,
         reserved: 0,
-        header: tally.header::<TcpRetransmit>(0, missing, 0),
+        header: tally.header::<TcpRetransmit>(cgroup, missing, 0),
     };
     tally.submit(&maps::BULK, record);
     Some(())
-}
-
-/// Both addresses of a socket; an IPv4 address takes the first bytes of the wide field.
-#[inline(always)]
-fn addresses(sk: Option<Ptr>, family: u16, saddr: &mut [u8; 16], daddr: &mut [u8; 16]) -> bool {
-    let Some(sk) = sk else { return false };
-    if family == AF_INET6 {
-        sk.read_start::<16>(offset!(sk_saddr6), saddr) & sk.read_start::<16>(offset!(sk_daddr6), daddr)
-    } else {
-        sk.read_start::<4>(offset!(sk_saddr), saddr) & sk.read_start::<4>(offset!(sk_daddr), daddr)
-    }
 }
 
 #[inline(always)]

@@ -35,7 +35,7 @@ use crate::{program, schema};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sensors of this build, each with one `health` line at start.
-pub const SENSORS: usize = 4;
+pub const SENSORS: usize = 8;
 
 /// One line.
 #[derive(Clone, Debug)]

@@ -101,6 +101,7 @@ impl LifeCycle {
         let rule = self.rule;
         self.alive.retain(|_, life| {
             let quiet_ns = now_ns.saturating_sub(life.last_signal_ns);
+            let rule = rule_for(life.fault.kind, rule);
             match life.fault.state {
                 State::Open if quiet_ns >= rule.clear_after_ns => {
                     out(life.transition(State::Clearing, now_ns, None));
@@ -128,6 +129,15 @@ impl LifeCycle {
     /// Faults that are open or clearing.
     pub fn alive(&self) -> usize {
         self.alive.len()
+    }
+}
+
+/// A hung task is met again only at the kernel's next check, two minutes later by default.
+fn rule_for(kind: Kind, rule: Faults) -> Faults {
+    const CHECKS_NS: u64 = 150_000_000_000;
+    match kind {
+        Kind::TaskHang => Faults { clear_after_ns: rule.clear_after_ns.max(CHECKS_NS), ..rule },
+        _ => rule,
     }
 }
 

@@ -22,6 +22,11 @@ pub fn class(signal: &Signal) -> Class {
         Kind::DiskError if is_set(signal, "protection") => Class::DataCorruption,
         Kind::DiskError => Class::NodeFailure,
         Kind::RetransmitStorm => Class::NetworkPartition,
+        Kind::TaskHang | Kind::ConnectionReset => Class::ServiceUnavailability,
+        // The peer's node answers that nobody listens; otherwise nobody answers at all.
+        Kind::ConnectFailure if is_set(signal, "refused") => Class::ServiceUnavailability,
+        Kind::ConnectFailure => Class::NetworkPartition,
+        Kind::BadChecksum => Class::DataCorruption,
     }
 }
 

@@ -187,6 +187,10 @@ impl Running {
         // Who is never touched comes before the first name of anything.
         let promises = Promises::default();
         let (crew, hands) = Crew::start(&plan.config, &facts.cgroups, &sender, &promises);
+        let reasons = Fact::DropReasons(std::mem::take(&mut loaded.drop_reasons).into());
+        if !sender.send(reasons) {
+            tracing::warn!("drop reasons have numbers instead of names");
+        }
         let resolver = start_resolver(resolver, &sender, crew.taps())?;
         let sampler = start_sampler(counters.clone(), disks, sender);
         let (sink, lines) = writer::pair().map_err(CliError::system("line queue"))?;

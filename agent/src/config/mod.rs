@@ -70,10 +70,10 @@ pub struct Watch {
     pub executables: Vec<[u8; COMM_LEN]>,
 }
 
-/// When deaths are a loop.
+/// When events are too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CrashLoop {
-    /// This many deaths ...
+pub struct Burst {
+    /// This many ...
     pub count: usize,
     /// ... within this time, ns.
     pub window_ns: u64,
@@ -112,8 +112,14 @@ pub struct RetransmitStorm {
 /// Thresholds of the detectors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Detect {
-    /// `crash_loop`.
-    pub crash_loop: CrashLoop,
+    /// `crash_loop`: deaths, each after a new start.
+    pub crash_loop: Burst,
+    /// `connect_failure`: of one peer.
+    pub connect_failure: Burst,
+    /// `connection_reset`: received from one peer.
+    pub connection_reset: Burst,
+    /// `bad_checksum`: packets of one peer.
+    pub bad_checksum: Burst,
     /// `disk_latency`.
     pub disk_latency: DiskLatency,
     /// `retransmit_storm`.

@@ -8,11 +8,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Config, ConfigError, CrashLoop, Detect, DiskLatency, Faults, Flight, Mode, Reactor, RetransmitStorm, Rings, Spin,
+    Burst, Config, ConfigError, Detect, DiskLatency, Faults, Flight, Mode, Reactor, RetransmitStorm, Rings, Spin,
     Watch,
     raw_policy::{self, RawBudget, RawPlan, RawScope},
 };
-use crate::detect::{crash::DEATHS, disk::BURST};
+use crate::detect::{disk::BURST, recent};
 
 /// Every key with its default and meaning.
 pub const REFERENCE: &str = include_str!("reference.toml");
@@ -45,6 +45,10 @@ struct RawSensors {
     oom_kill: Option<bool>,
     block_io: Option<bool>,
     process_exit: Option<bool>,
+    task_hang: Option<bool>,
+    tcp_connect: Option<bool>,
+    tcp_reset: Option<bool>,
+    packet_drop: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -77,6 +81,8 @@ struct RawLimits {
     exit_per_executable: Value<i64>,
     block_per_device: Value<i64>,
     retransmit_per_flow: Value<i64>,
+    connection_per_peer: Value<i64>,
+    drop_per_reason: Value<i64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -89,14 +95,17 @@ struct RawWatch {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawDetect {
-    crash_loop: RawCrashLoop,
+    crash_loop: RawBurst,
+    connect_failure: RawBurst,
+    connection_reset: RawBurst,
+    bad_checksum: RawBurst,
     disk_latency: RawDiskLatency,
     retransmit_storm: RawRetransmitStorm,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct RawCrashLoop {
+struct RawBurst {
     count: Value<i64>,
     window: Value<String>,
 }
@@ -241,6 +250,10 @@ fn build(raw: Raw, check: &Checker<'_>) -> Result<Config, ConfigError> {
         (sensor::OOM_KILL, raw.sensors.oom_kill),
         (sensor::BLOCK_IO, raw.sensors.block_io),
         (sensor::PROCESS_EXIT, raw.sensors.process_exit),
+        (sensor::TASK_HANG, raw.sensors.task_hang),
+        (sensor::TCP_CONNECT, raw.sensors.tcp_connect),
+        (sensor::TCP_RESET, raw.sensors.tcp_reset),
+        (sensor::PACKET_DROP, raw.sensors.packet_drop),
     ] {
         sensors[usize::from(number)] = typed.unwrap_or(true);
     }
@@ -256,7 +269,10 @@ fn build(raw: Raw, check: &Checker<'_>) -> Result<Config, ConfigError> {
         limits: limits(&raw, check)?,
         watch: watch(&raw.watch, check)?,
         detect: Detect {
-            crash_loop: crash_loop(&raw.detect.crash_loop, check)?,
+            crash_loop: burst(&raw.detect.crash_loop, CRASH_LOOP, check)?,
+            connect_failure: burst(&raw.detect.connect_failure, CONNECT_FAILURE, check)?,
+            connection_reset: burst(&raw.detect.connection_reset, CONNECTION_RESET, check)?,
+            bad_checksum: burst(&raw.detect.bad_checksum, BAD_CHECKSUM, check)?,
             disk_latency: disk_latency(&raw.detect.disk_latency, check)?,
             retransmit_storm: retransmit_storm(&raw.detect.retransmit_storm, check)?,
         },
@@ -293,34 +309,19 @@ fn reactor(raw: &RawReactor, check: &Checker<'_>) -> Result<Reactor, ConfigError
 }
 
 fn limits(raw: &Raw, check: &Checker<'_>) -> Result<Tunables, ConfigError> {
-    const RANGE: RangeInclusive<u64> = 1..=10_000_000;
-    const EXPECTED: &str = "records per second from 1 to 10000000";
     let default = Tunables::DEFAULT;
     let l = &raw.limits;
+    let limit = |key, value, default| {
+        check.number(key, value, default, 1..=10_000_000, "records per second from 1 to 10000000")
+    };
     Ok(Tunables {
         outlier_ns: disk_latency(&raw.detect.disk_latency, check)?.outlier_ns,
-        exit_limit: check.number(
-            "limits.exit_per_executable",
-            &l.exit_per_executable,
-            default.exit_limit,
-            RANGE,
-            EXPECTED,
-        )?,
-        block_limit: check.number(
-            "limits.block_per_device",
-            &l.block_per_device,
-            default.block_limit,
-            RANGE,
-            EXPECTED,
-        )?,
-        retransmit_limit: check.number(
-            "limits.retransmit_per_flow",
-            &l.retransmit_per_flow,
-            default.retransmit_limit,
-            RANGE,
-            EXPECTED,
-        )?,
-        reserved: [0; 4],
+        exit_limit: limit("limits.exit_per_executable", &l.exit_per_executable, default.exit_limit)?,
+        block_limit: limit("limits.block_per_device", &l.block_per_device, default.block_limit)?,
+        retransmit_limit: limit("limits.retransmit_per_flow", &l.retransmit_per_flow, default.retransmit_limit)?,
+        peer_limit: limit("limits.connection_per_peer", &l.connection_per_peer, default.peer_limit)?,
+        drop_limit: limit("limits.drop_per_reason", &l.drop_per_reason, default.drop_limit)?,
+        ..default
     })
 }
 
@@ -345,16 +346,20 @@ fn watch(raw: &RawWatch, check: &Checker<'_>) -> Result<Watch, ConfigError> {
     Ok(Watch { units, executables })
 }
 
-fn crash_loop(raw: &RawCrashLoop, check: &Checker<'_>) -> Result<CrashLoop, ConfigError> {
-    let count = check.number("detect.crash_loop.count", &raw.count, 3, 2..=DEATHS as u64, "a count from 2 to 16")?;
-    let window_ns = check.duration(
-        "detect.crash_loop.window",
-        &raw.window,
-        60 * SECOND,
-        SECOND..=DAY,
-        "a duration from 1s to 1d",
-    )?;
-    Ok(CrashLoop { count: count as usize, window_ns })
+/// Keys and defaults of a burst: the key of its count, of its window, and both values.
+type BurstKeys = (&'static str, &'static str, u64, u64);
+
+const CRASH_LOOP: BurstKeys = ("detect.crash_loop.count", "detect.crash_loop.window", 3, 60 * SECOND);
+const CONNECT_FAILURE: BurstKeys = ("detect.connect_failure.count", "detect.connect_failure.window", 5, 30 * SECOND);
+const CONNECTION_RESET: BurstKeys =
+    ("detect.connection_reset.count", "detect.connection_reset.window", 10, 10 * SECOND);
+const BAD_CHECKSUM: BurstKeys = ("detect.bad_checksum.count", "detect.bad_checksum.window", 5, 60 * SECOND);
+
+fn burst(raw: &RawBurst, keys: BurstKeys, check: &Checker<'_>) -> Result<Burst, ConfigError> {
+    let (count_key, window_key, count, window_ns) = keys;
+    let count = check.number(count_key, &raw.count, count, 2..=recent::TIMES as u64, "a count from 2 to 16")?;
+    let window_ns = check.duration(window_key, &raw.window, window_ns, SECOND..=DAY, "a duration from 1s to 1d")?;
+    Ok(Burst { count: count as usize, window_ns })
 }
 
 fn disk_latency(raw: &RawDiskLatency, check: &Checker<'_>) -> Result<DiskLatency, ConfigError> {

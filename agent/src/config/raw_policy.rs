@@ -64,14 +64,22 @@ struct RawStep {
 }
 
 /// Kinds of faults that have a target for the verbs of this version, and the class each of them has.
-const HEALABLE: [(Kind, Class); 3] = [
+const HEALABLE: [(Kind, Class); 4] = [
     (Kind::ProcessCrash, Class::ServiceUnavailability),
     (Kind::CrashLoop, Class::ServiceUnavailability),
     (Kind::OomKill, Class::ResourceExhaustion),
+    (Kind::TaskHang, Class::ServiceUnavailability),
 ];
 
 /// Kinds that are about devices and peers.
-const BEYOND_REACH: [Kind; 3] = [Kind::DiskLatency, Kind::DiskError, Kind::RetransmitStorm];
+const BEYOND_REACH: [Kind; 6] = [
+    Kind::DiskLatency,
+    Kind::DiskError,
+    Kind::RetransmitStorm,
+    Kind::ConnectFailure,
+    Kind::ConnectionReset,
+    Kind::BadChecksum,
+];
 
 const CLASSES: [(&str, Class); 6] = [
     ("node_failure", Class::NodeFailure),
@@ -196,7 +204,7 @@ fn plan(raw: &RawPlan, check: &Checker<'_>) -> Checked<Plan> {
     if let (Some(typed), Some(class)) = (&raw.class, class)
         && class != natural
     {
-        let expected = "the class this kind has: service_unavailability for process_crash and crash_loop, \
+        let expected = "the class this kind has: service_unavailability for process_crash, crash_loop and task_hang, \
             resource_exhaustion for oom_kill";
         return Err(check.refuse("plan.class", typed, expected));
     }
@@ -214,12 +222,12 @@ const SEVERITY_WORDS: &str = "one of info, warning, error, critical";
 fn on(typed: &Spanned<String>, check: &Checker<'_>) -> Checked<(Kind, Class)> {
     let name = typed.as_ref().as_str();
     if BEYOND_REACH.iter().any(|kind| kind.name() == name) {
-        let expected = "a kind of fault that verbs can act upon (process_crash, crash_loop, oom_kill): disk_latency, \
-            disk_error and retransmit_storm are about devices and peers, which have no unit, cgroup or process";
+        let expected = "a kind of fault that verbs can act upon (process_crash, crash_loop, oom_kill, task_hang): this one is \
+            about a device or a peer, which has no unit, cgroup or process";
         return Err(check.refuse("plan.on", typed, expected));
     }
     let found = HEALABLE.into_iter().find(|(kind, _)| kind.name() == name);
-    found.ok_or_else(|| check.refuse("plan.on", typed, "one of process_crash, crash_loop, oom_kill"))
+    found.ok_or_else(|| check.refuse("plan.on", typed, "one of process_crash, crash_loop, oom_kill, task_hang"))
 }
 
 fn entity(typed: &Spanned<String>, check: &Checker<'_>) -> Checked<Pattern> {

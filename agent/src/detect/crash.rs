@@ -12,9 +12,9 @@ use faultline_common::{
     exit,
 };
 
-use super::{Context, Detector, Signals};
+use super::{Context, Detector, Signals, recent::Recent};
 use crate::{
-    config::{Config, CrashLoop},
+    config::{Burst, Config},
     model::{
         bounded::BoundedMap,
         entity::Entity,
@@ -29,38 +29,13 @@ use crate::{
 const SIGKILL: u32 = 9;
 /// Units and executables followed at the same time.
 const FOLLOWED: usize = 4096;
-/// Deaths remembered for each; also the largest `crash_loop.count`.
-pub const DEATHS: usize = 16;
 
 /// The detector.
 #[derive(Debug)]
 pub struct Crash {
-    rule: CrashLoop,
+    rule: Burst,
     watched: Vec<[u8; COMM_LEN]>,
-    followed: BoundedMap<Entity, Deaths>,
-}
-
-/// The last deaths of one entity, a ring of times.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
-struct Deaths {
-    at_ns: [u64; DEATHS],
-    total: usize,
-}
-
-impl Deaths {
-    fn last(&self) -> Option<u64> {
-        (self.total > 0).then(|| self.at_ns[(self.total - 1) % DEATHS])
-    }
-
-    fn push(&mut self, at_ns: u64) {
-        self.at_ns[self.total % DEATHS] = at_ns;
-        self.total += 1;
-    }
-
-    /// Time of the `count`-th last death.
-    fn nth_last(&self, count: usize) -> Option<u64> {
-        (count <= self.total && count <= DEATHS).then(|| self.at_ns[(self.total - count) % DEATHS])
-    }
+    followed: BoundedMap<Entity, Recent>,
 }
 
 impl Crash {
@@ -74,17 +49,15 @@ impl Crash {
     }
 
     fn death(&mut self, entity: Entity, e: &ProcessExit, out: &mut Signals) {
-        let (deaths, _) = self.followed.entry_or_insert_with(entity, Deaths::default);
+        let (deaths, _) = self.followed.entry_or_insert_with(entity, Recent::default);
         if deaths.last().is_some_and(|last| e.start_ns < last) {
             // Already running when the last one died: not a restart.
             return;
         }
         deaths.push(e.header.ktime_ns);
-        let Some(first) = deaths.nth_last(self.rule.count) else { return };
-        let span_ns = e.header.ktime_ns.saturating_sub(first);
-        if span_ns > self.rule.window_ns {
+        let Some(span_ns) = deaths.span_ns(self.rule.count).filter(|span_ns| *span_ns <= self.rule.window_ns) else {
             return;
-        }
+        };
         out.push(Signal {
             kind: Kind::CrashLoop,
             entity,
@@ -104,7 +77,7 @@ impl Crash {
         if let Some(deaths) = self.followed.get_mut(entity)
             && deaths.last() == Some(died_ns)
         {
-            deaths.total -= 1;
+            deaths.pop();
         }
     }
 }

@@ -4,6 +4,9 @@
 
 pub mod crash;
 pub mod disk;
+pub mod hang;
+pub mod network;
+pub mod recent;
 pub mod retransmit;
 
 use crate::{
@@ -59,6 +62,7 @@ pub struct Detectors {
     crash: crash::Crash,
     disk: disk::Disk,
     retransmit: retransmit::Retransmit,
+    network: network::Network,
 }
 
 impl Detectors {
@@ -68,6 +72,7 @@ impl Detectors {
             crash: crash::Crash::new(config),
             disk: disk::Disk::new(&config.detect.disk_latency),
             retransmit: retransmit::Retransmit::new(&config.detect.retransmit_storm),
+            network: network::Network::new(&config.detect),
         }
     }
 
@@ -79,6 +84,7 @@ impl Detectors {
     pub fn save(&self, to: &mut Saver<'_>) {
         let all: [&dyn Detector; 3] = [&self.crash, &self.disk, &self.retransmit];
         all.into_iter().for_each(|detector| detector.save(to));
+        self.network.save(to);
     }
 
     /// Takes what [`Self::save`] wrote.
@@ -86,7 +92,8 @@ impl Detectors {
     /// # Errors
     /// The snapshot is damaged.
     pub fn load(&mut self, from: &mut Loader<'_>) -> Result<(), SnapshotError> {
-        self.all().into_iter().try_for_each(|detector| detector.load(from))
+        self.all().into_iter().try_for_each(|detector| detector.load(from))?;
+        self.network.load(from)
     }
 
     /// Hands an event to the detector of its sensor.
@@ -96,12 +103,19 @@ impl Detectors {
             Event::OomKill(kill) => self.oom_kill(kill, context, out),
             Event::BlockIo(_) => self.disk.observe(event, context, out),
             Event::TcpRetransmit(_) => self.retransmit.observe(event, context, out),
+            Event::TaskHang(hang) => hang::observe(hang, out),
+            Event::TcpConnect(connect) => self.network.connect(connect, out),
+            Event::TcpReset(reset) => self.network.reset(reset, out),
+            Event::PacketDrop(drop) => self.network.drop(drop, out),
         }
     }
 
     /// Hands a fact to every detector.
     pub fn fact(&mut self, fact: &Fact, context: &mut Context, out: &mut Signals) {
         self.all().into_iter().for_each(|detector| detector.fact(fact, context, out));
+        if let Fact::DropReasons(reasons) = fact {
+            self.network.learn_reasons(reasons);
+        }
     }
 }
 

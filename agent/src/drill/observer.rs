@@ -22,9 +22,7 @@ use super::lines::Lines;
 use super::stage::{SECOND, poll_readable};
 use super::verdict::{Expected, Fault};
 use crate::clock::monotonic_ns;
-
-/// The sensors that the agent reports at start; it is ready once each has had its `health` line.
-const SENSORS: [&str; 4] = ["tcp_retransmit", "oom_kill", "block_io", "process_exit"];
+use crate::sensor;
 
 /// How long the agent may take to drain after SIGTERM (its own promise is 2 s).
 const DRAIN_WITHIN_S: u64 = 10;
@@ -118,7 +116,8 @@ impl Observer {
 
     /// True once every sensor was reported.
     pub fn ready(&self) -> bool {
-        SENSORS.iter().all(|sensor| self.health.contains_key(*sensor))
+        // One `health` line each.
+        sensor::SENSORS.iter().all(|sensor| self.health.contains_key(sensor.name))
     }
 
     /// Why `sensor` cannot witness anything, or `None` when it can.
@@ -246,7 +245,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     const HEALTH: &str = r#"
-        for s in tcp_retransmit oom_kill block_io; do echo "{\"type\":\"health\",\"sensor\":\"$s\",\"state\":\"ok\"}"; done
+        for s in tcp_retransmit oom_kill block_io task_hang tcp_connect tcp_reset packet_drop; do echo "{\"type\":\"health\",\"sensor\":\"$s\",\"state\":\"ok\"}"; done
         echo '{"type":"health","sensor":"process_exit","state":"broken","error":"no BTF"}'"#;
 
     /// A script that waits for SIGTERM, then does `last` and ends; comes before anything is said, or the signal came first.

@@ -1,6 +1,9 @@
 //! The engine as a specification: inputs in, faults out, without a kernel.
 
-use faultline_common::event::{BlockIo, Header, OomKill, ProcessExit, TcpRetransmit};
+use faultline_common::{
+    event::{BlockIo, Header, OomKill, ProcessExit, TcpRetransmit},
+    sensor::SENSORS,
+};
 
 mod actions;
 
@@ -364,9 +367,9 @@ fn a_storm_clears_and_closes_when_it_is_over() {
 #[test]
 fn lost_events_are_said_and_lower_the_confidence() {
     let mut bench = Bench::new();
-    let mut sums = [[0; 8]; 4];
+    let mut sums = [[0; 8]; SENSORS];
     sums[usize::from(PROCESS_EXIT)][faultline_common::counter::RING_FULL] = 5;
-    let counters = CounterReading { now_ns: SECOND, sums, missed: [None; 4] };
+    let counters = CounterReading { now_ns: SECOND, sums, missed: [None; SENSORS] };
     bench.step(Input::Fact(Fact::Counters(counters))).step(Input::Fact(Fact::Counters(counters)));
     let losses: Vec<_> = bench
         .outputs

@@ -5,19 +5,19 @@
 
 use faultline_common::{
     counter::{FILTERED, LIMITED, RING_FULL, SEEN, SUBMITTED},
-    event::{BlockIo, Header, OomKill, ProcessExit, TcpRetransmit},
+    event::{BlockIo, Header, OomKill, ProcessExit, TaskHang},
     exit,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Exporter, HealthLine, Summary, sensors};
+use super::{Exporter, HealthLine, Summary, flows, sensors};
 use crate::{
     clock,
     model::{
         action::{Action, Outcome, Reason},
-        entity::{Tree, comm_text, ip},
-        event::{Event, errno, has, latency_ns, op_name, tcp_state_name},
+        entity::{Tree, comm_text},
+        event::{Event, errno, has, latency_ns, op_name},
         fault::{Class, Fault, Kind, Severity, State},
         output::Loss,
     },
@@ -51,7 +51,18 @@ pub fn event(exporter: &Exporter, event: &Event, out: &mut String) {
         Event::ProcessExit(e) => process_exit(exporter, e, &mut map),
         Event::OomKill(e) => oom_kill(exporter, e, &mut map),
         Event::BlockIo(e) => block_io(exporter, e, &mut map),
-        Event::TcpRetransmit(e) => tcp_retransmit(e, &mut map),
+        Event::TaskHang(e) => task_hang(exporter, e, &mut map),
+        Event::TcpRetransmit(_) | Event::TcpConnect(_) | Event::TcpReset(_) | Event::PacketDrop(_) => {
+            // In softirq nobody runs on the packet's behalf; the socket knows whose it is.
+            owner(&mut map, Value::Null, Value::Null, json!(exporter.names.cgroup(Tree::Process, header.cgroup_id)));
+        }
+    }
+    match event {
+        Event::TcpRetransmit(e) => flows::retransmit(e, &mut map),
+        Event::TcpConnect(e) => flows::connect(e, &mut map),
+        Event::TcpReset(e) => flows::reset(e, &mut map),
+        Event::PacketDrop(e) => flows::drop(exporter, e, &mut map),
+        Event::ProcessExit(_) | Event::OomKill(_) | Event::BlockIo(_) | Event::TaskHang(_) => {}
     }
     push(map, out);
 }
@@ -97,21 +108,11 @@ fn block_io(exporter: &Exporter, e: &BlockIo, map: &mut Map<String, Value>) {
     map.insert("bytes".into(), e.bytes.into());
 }
 
-fn tcp_retransmit(e: &TcpRetransmit, map: &mut Map<String, Value>) {
-    const AF_INET6: u16 = 10;
-    let v6 = e.family == AF_INET6;
-    owner(map, Value::Null, Value::Null, Value::Null);
-    const FAMILY: u64 = const { TcpRetransmit::bit("family") };
-    map.insert("family".into(), told(&e.header, FAMILY, if v6 { "ipv6" } else { "ipv4" }));
-    // Without the family nobody knows which of the bytes are the address.
-    let address = |bit: u64, bytes| told(&e.header, bit | FAMILY, ip(bytes, v6));
-    map.insert("saddr".into(), address(const { TcpRetransmit::bit("saddr") }, &e.saddr));
-    map.insert("sport".into(), told(&e.header, const { TcpRetransmit::bit("sport") }, e.sport));
-    map.insert("daddr".into(), address(const { TcpRetransmit::bit("daddr") }, &e.daddr));
-    map.insert("dport".into(), told(&e.header, const { TcpRetransmit::bit("dport") }, e.dport));
-    map.insert("state".into(), told(&e.header, const { TcpRetransmit::bit("state") }, tcp_state_name(e.state)));
-    map.insert("segs_out".into(), told(&e.header, const { TcpRetransmit::bit("segs_out") }, e.segs_out));
-    map.insert("total_retrans".into(), told(&e.header, const { TcpRetransmit::bit("total_retrans") }, e.total_retrans));
+fn task_hang(exporter: &Exporter, e: &TaskHang, map: &mut Map<String, Value>) {
+    let cgroup = exporter.names.cgroup(Tree::Process, e.header.cgroup_id);
+    owner(map, e.pid.into(), comm_text(&e.comm).into(), json!(cgroup));
+    map.insert("tgid".into(), told(&e.header, const { TaskHang::bit("tgid") }, e.tgid));
+    map.insert("uid".into(), told(&e.header, const { TaskHang::bit("uid") }, e.uid));
 }
 
 #[derive(Serialize)]

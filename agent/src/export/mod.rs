@@ -1,6 +1,7 @@
 //! Export: what the engine said in, lines out. The same code serves the live run and the replay, so that a
 //! replay prints the same bytes. Holds the tables of names that arrive in the stream.
 
+mod flows;
 pub mod json;
 pub mod names;
 pub mod pages;
@@ -116,6 +117,7 @@ impl Exporter {
         match output {
             Output::Cgroups(names) => self.names.learn_cgroups(names),
             Output::Devices(names) => self.names.learn_devices(names),
+            Output::DropReasons(reasons) => self.names.learn_reasons(reasons),
             Output::Unresolved { .. } | Output::Act(_) => {}
             Output::Action(action) => match self.format {
                 Format::Json => json::action(self, action, out),
@@ -138,7 +140,10 @@ impl Exporter {
         match event {
             Event::ProcessExit(_) => self.names.touch(Tree::Process, owner),
             Event::OomKill(_) => self.names.touch(Tree::Memory, owner),
-            Event::BlockIo(_) | Event::TcpRetransmit(_) => {}
+            Event::TaskHang(_) | Event::TcpRetransmit(_) | Event::TcpConnect(_) | Event::TcpReset(_) => {
+                self.names.touch(Tree::Process, owner);
+            }
+            Event::BlockIo(_) | Event::PacketDrop(_) => {}
         }
         match self.format {
             _ if !self.events => {}

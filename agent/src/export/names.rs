@@ -1,12 +1,14 @@
 //! Names: ids in, what people call them out. Fed by the stream alone, so that a replay knows the same names.
 //! Bounded: on a node where cgroups come and go, the ones not spoken of for longest are forgotten.
 
+use std::collections::BTreeMap;
+
 use crate::{
     attribution::names::NameTable,
     model::{
         bounded::BoundedMap,
         entity::{Entity, Tree, comm_text, ip},
-        input::{CgroupName, DeviceName},
+        input::{CgroupName, DeviceName, DropReason},
     },
 };
 
@@ -20,11 +22,16 @@ const DEVICES: usize = 4096;
 pub struct Names {
     known: NameTable,
     devices: BoundedMap<u32, String>,
+    reasons: BTreeMap<u32, String>,
 }
 
 impl Default for Names {
     fn default() -> Self {
-        Self { known: NameTable::with_capacity(CGROUPS), devices: BoundedMap::with_capacity(DEVICES) }
+        Self {
+            known: NameTable::with_capacity(CGROUPS),
+            devices: BoundedMap::with_capacity(DEVICES),
+            reasons: BTreeMap::new(),
+        }
     }
 }
 
@@ -39,6 +46,16 @@ impl Names {
         for name in names {
             let _ = self.devices.insert_or_evict(name.dev, name.name.clone());
         }
+    }
+
+    /// Takes the names of drop reasons in; they replace all earlier ones.
+    pub fn learn_reasons(&mut self, reasons: &[DropReason]) {
+        self.reasons = reasons.iter().map(|reason| (reason.number, reason.name.clone())).collect();
+    }
+
+    /// Name of a reason to drop a packet, or its number: a subsystem's own reasons are not in the core's list.
+    pub fn reason(&self, number: u32) -> String {
+        self.reasons.get(&number).cloned().unwrap_or_else(|| format!("{}:{}", number >> 16, number & 0xffff))
     }
 
     /// Keeps a name that is spoken of: the engine does the same with its own table and asks for a name only once.

@@ -4,17 +4,16 @@ use std::fmt::Write;
 
 use faultline_common::{
     counter::{FILTERED, LIMITED, RING_FULL, SEEN, SUBMITTED},
-    event::TcpRetransmit,
     exit,
 };
 
-use super::{Exporter, HealthLine, Summary, json::delay_ns, sensors};
+use super::{Exporter, HealthLine, Summary, flows, json::delay_ns, sensors};
 use crate::{
     clock,
     model::{
         action::{Action, Decision, Outcome},
-        entity::{comm_text, ip},
-        event::{Event, errno, has, latency_ns, op_name, tcp_state_name},
+        entity::comm_text,
+        event::{Event, errno, latency_ns, op_name},
         evidence::{Evidence, Value},
         fault::{Fault, Severity, State},
         output::Loss,
@@ -70,19 +69,14 @@ pub fn event(exporter: &Exporter, event: &Event, colour: bool, out: &mut String)
             let error = if error == 0 { String::new() } else { format!(", error {error}") };
             format!("{} {} {latency}{error}", exporter.names().device(e.dev), op_name(e.op))
         }
-        Event::TcpRetransmit(e) => retransmit(e),
+        Event::TcpRetransmit(e) => flows::retransmit_words(e),
+        Event::TcpConnect(e) => flows::connect_words(e),
+        Event::TcpReset(e) => flows::reset_words(e),
+        Event::PacketDrop(e) => flows::drop_words(exporter, e),
+        Event::TaskHang(e) => format!("{} pid {} hangs in the kernel", comm_text(&e.comm), e.pid),
     };
     let text = format!("event    {:<16} {what}", sensor::name(event.sensor()));
     put(out, format_args!("{} {}", time(exporter, event.header().ktime_ns), paint(&text, DIM, colour)));
-}
-
-/// From where to where; `?` for what the kernel did not tell.
-fn retransmit(e: &TcpRetransmit) -> String {
-    let told = |bit, text: String| if has(&e.header, bit) { text } else { "?".into() };
-    let v6 = e.family == 10;
-    let from = told(const { TcpRetransmit::bit("saddr") }, ip(&e.saddr, v6).to_string());
-    let to = told(const { TcpRetransmit::bit("daddr") }, ip(&e.daddr, v6).to_string());
-    format!("{from}:{} -> {to}:{} {}", e.sport, e.dport, tcp_state_name(e.state))
 }
 
 /// How a process ended, in words.
@@ -97,7 +91,7 @@ fn ended(code: u32) -> String {
 }
 
 /// A duration with a fitting unit.
-fn duration(ns: u64) -> String {
+pub(super) fn duration(ns: u64) -> String {
     match ns {
         0..1_000 => format!("{ns} ns"),
         1_000..1_000_000 => format!("{:.1} µs", ns as f64 / 1e3),

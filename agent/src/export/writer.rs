@@ -88,7 +88,9 @@ impl Sink {
     }
 
     fn hold_or_count(&mut self, output: &Output) {
-        if matches!(output, Output::Cgroups(_) | Output::Devices(_)) && self.names.len() < NAMES {
+        if matches!(output, Output::Cgroups(_) | Output::Devices(_) | Output::DropReasons(_))
+            && self.names.len() < NAMES
+        {
             self.names.push_back(output.clone());
             return;
         }

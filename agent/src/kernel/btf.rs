@@ -165,6 +165,12 @@ impl Btf {
         unanimous(enums.filter_map(|e| self.variant(&e, variant)))
     }
 
+    /// Every constant of an enum with its value; empty if it is unknown.
+    pub fn enum_constants(&self, enum_name: &str) -> Vec<(String, i64)> {
+        let Some(found) = self.named(enum_name, &[Kind::ENUM, Kind::ENUM64]).next() else { return Vec::new() };
+        self.constants(&found)
+    }
+
     /// Arguments of the function type behind a typedef such as `btf_trace_mark_victim`, without the leading
     /// `void *__data` that every such typedef starts with.
     pub fn func_proto_of_typedef(&self, typedef_name: &str) -> Option<Vec<ParamType>> {

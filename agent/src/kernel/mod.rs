@@ -13,6 +13,7 @@ pub mod btf;
 pub mod capabilities;
 pub mod cgroup;
 pub mod devices;
+pub mod drops;
 #[cfg(test)]
 mod fixture;
 pub mod mounts;

@@ -1,7 +1,10 @@
-//! Event: one fact from the kernel, decoded. In: a frame's bytes (by `decode`). Out: one of four records.
+//! Event: one fact from the kernel, decoded. In: a frame's bytes (by `decode`). Out: the record of one sensor.
 
 use faultline_common::{
-    event::{BlockIo, FLAG_BLK_STATUS, FLAG_NO_LATENCY, Header, OomKill, ProcessExit, TcpRetransmit},
+    event::{
+        BlockIo, FLAG_BLK_STATUS, FLAG_NO_LATENCY, Header, OomKill, PacketDrop, ProcessExit, TaskHang, TcpConnect,
+        TcpReset, TcpRetransmit,
+    },
     sensor,
 };
 
@@ -16,6 +19,14 @@ pub enum Event {
     BlockIo(BlockIo),
     /// A TCP segment was sent again.
     TcpRetransmit(TcpRetransmit),
+    /// A task hangs in the kernel.
+    TaskHang(TaskHang),
+    /// A connect failed or was slow, or a connection timed out.
+    TcpConnect(TcpConnect),
+    /// A connection was reset.
+    TcpReset(TcpReset),
+    /// A packet was dropped.
+    PacketDrop(PacketDrop),
 }
 
 impl Event {
@@ -26,6 +37,10 @@ impl Event {
             Self::OomKill(e) => &e.header,
             Self::BlockIo(e) => &e.header,
             Self::TcpRetransmit(e) => &e.header,
+            Self::TaskHang(e) => &e.header,
+            Self::TcpConnect(e) => &e.header,
+            Self::TcpReset(e) => &e.header,
+            Self::PacketDrop(e) => &e.header,
         }
     }
 
@@ -36,6 +51,10 @@ impl Event {
             Self::OomKill(_) => sensor::OOM_KILL,
             Self::BlockIo(_) => sensor::BLOCK_IO,
             Self::TcpRetransmit(_) => sensor::TCP_RETRANSMIT,
+            Self::TaskHang(_) => sensor::TASK_HANG,
+            Self::TcpConnect(_) => sensor::TCP_CONNECT,
+            Self::TcpReset(_) => sensor::TCP_RESET,
+            Self::PacketDrop(_) => sensor::PACKET_DROP,
         }
     }
 }
@@ -47,7 +66,12 @@ pub fn has(header: &Header, bit: u64) -> bool {
 
 /// Latency of an I/O in ns, `None` when its issue was not seen.
 pub fn latency_ns(io: &BlockIo) -> Option<u64> {
-    (io.header.flags & FLAG_NO_LATENCY == 0).then_some(io.latency_ns)
+    latency_ns_of(&io.header, io.latency_ns)
+}
+
+/// A latency, `None` when the start of what it measures was not seen.
+pub fn latency_ns_of(header: &Header, latency_ns: u64) -> Option<u64> {
+    (header.flags & FLAG_NO_LATENCY == 0).then_some(latency_ns)
 }
 
 /// The errno (positive) of an I/O's error, 0 for success.

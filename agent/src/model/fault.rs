@@ -20,6 +20,14 @@ pub enum Kind {
     DiskError,
     /// A peer's segments are sent again and again.
     RetransmitStorm,
+    /// A task has not run for longer than the kernel's hung-task timeout.
+    TaskHang,
+    /// Connections to a peer cannot be made, or die silently.
+    ConnectFailure,
+    /// Connections with a peer are reset again and again.
+    ConnectionReset,
+    /// Packets of a peer arrive with wrong checksums.
+    BadChecksum,
 }
 
 /// The six classes of faults.
@@ -125,6 +133,10 @@ impl Kind {
             Self::DiskLatency => "disk_latency",
             Self::DiskError => "disk_error",
             Self::RetransmitStorm => "retransmit_storm",
+            Self::TaskHang => "task_hang",
+            Self::ConnectFailure => "connect_failure",
+            Self::ConnectionReset => "connection_reset",
+            Self::BadChecksum => "bad_checksum",
         }
     }
 }

@@ -56,6 +56,8 @@ pub enum Fact {
     Verified(Verified),
     /// Cgroups that were removed.
     Gone(Arc<[CgroupName]>),
+    /// What the running kernel calls its reasons to drop a packet.
+    DropReasons(Arc<[DropReason]>),
 }
 
 /// Latencies of a device in one window.
@@ -90,6 +92,15 @@ pub struct CgroupName {
 pub const TREE_PROCESS: u8 = 1;
 /// [`CgroupName::trees`]: the tree of the memory controller.
 pub const TREE_MEMORY: u8 = 2;
+
+/// A reason to drop a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropReason {
+    /// `enum skb_drop_reason` of the running kernel; it differs from version to version.
+    pub number: u32,
+    /// The constant's name in lower case, without its prefix.
+    pub name: String,
+}
 
 /// A block device's number and name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

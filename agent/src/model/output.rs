@@ -6,7 +6,7 @@ use super::{
     action::{Action, Request},
     event::Event,
     fault::{Fault, State},
-    input::{CgroupName, DeviceName},
+    input::{CgroupName, DeviceName, DropReason},
 };
 
 /// One thing the engine said.
@@ -27,6 +27,8 @@ pub enum Output {
     Cgroups(Arc<[CgroupName]>),
     /// Names for device numbers that later outputs use.
     Devices(Arc<[DeviceName]>),
+    /// Names for reasons that later outputs use.
+    DropReasons(Arc<[DropReason]>),
     /// A cgroup id without a name was met; the resolver may find one.
     Unresolved {
         /// kernfs node id.
@@ -42,7 +44,7 @@ impl Output {
             Self::Fault(fault) => fault.at_ns,
             Self::Loss(loss) => loss.to_ns,
             Self::Action(action) => action.at_ns,
-            Self::Cgroups(_) | Self::Devices(_) | Self::Unresolved { .. } | Self::Act(_) => 0,
+            Self::Cgroups(_) | Self::Devices(_) | Self::DropReasons(_) | Self::Unresolved { .. } | Self::Act(_) => 0,
         }
     }
 }

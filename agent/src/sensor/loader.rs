@@ -26,7 +26,8 @@ use super::{
 };
 use crate::{
     config::Config,
-    kernel::{Btf, KernelFacts, Root},
+    kernel::{Btf, KernelFacts, Root, drops},
+    model::input::DropReason,
     source::mapped::MappedArray,
 };
 
@@ -140,6 +141,8 @@ pub struct Loaded {
     pub map_bytes: u64,
     /// What had to be changed to load at all.
     pub notes: Vec<String>,
+    /// What this kernel calls its reasons to drop a packet.
+    pub drop_reasons: Vec<DropReason>,
     /// Program descriptors by sensor number and name.
     pub programs: Vec<(u16, &'static str, ProgramFd)>,
     links: Vec<Link>,
@@ -174,6 +177,7 @@ pub fn load(facts: &KernelFacts, config: &Config, options: &Options) -> Result<L
             *place = ABSENT;
         }
     }
+    let drop_reasons = btf.as_ref().map(drops::reasons).unwrap_or_default();
     let no_btf = btf.err().map(|e| e.to_string());
     let typed_btf = if no_btf.is_none() { aya::Btf::from_sys_fs().ok() } else { None };
     let mut created = create::create(facts, config, options, &offsets)?;
@@ -195,7 +199,7 @@ pub fn load(facts: &KernelFacts, config: &Config, options: &Options) -> Result<L
     let (links, programs) = (attacher.links, attacher.programs);
     let map_bytes = created.ebpf.maps().filter_map(|(_, map)| memlock(map)).sum();
     let arrays = arrays(&mut created, cpus as usize, facts.page_size as usize)?;
-    store_tunables(&arrays.tunables, &config.limits);
+    store_tunables(&arrays.tunables, &Tunables { benign_drops: drops::benign(&drop_reasons), ..config.limits });
     Ok(Loaded {
         health,
         offsets,
@@ -204,6 +208,7 @@ pub fn load(facts: &KernelFacts, config: &Config, options: &Options) -> Result<L
         arrays: std::sync::Arc::new(arrays),
         map_bytes,
         notes: created.notes,
+        drop_reasons,
         programs,
         links,
         ebpf: created.ebpf,
@@ -334,7 +339,17 @@ pub fn fdinfo(fd: std::os::fd::BorrowedFd<'_>, key: &str) -> Option<u64> {
 }
 
 fn store_tunables(array: &MappedArray, t: &Tunables) {
-    for (index, value) in [t.outlier_ns, t.exit_limit, t.block_limit, t.retransmit_limit].into_iter().enumerate() {
+    let single = [
+        t.outlier_ns,
+        t.exit_limit,
+        t.block_limit,
+        t.retransmit_limit,
+        t.connect_slow_ns,
+        t.peer_limit,
+        t.drop_limit,
+        t.reserved,
+    ];
+    for (index, value) in single.into_iter().chain(t.benign_drops).enumerate() {
         array.set(index, value);
     }
 }

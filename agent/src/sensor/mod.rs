@@ -7,8 +7,12 @@ pub mod health;
 pub mod loader;
 pub mod logs;
 mod oom_kill;
+mod packet_drop;
 mod process_exit;
 pub mod resolve;
+mod task_hang;
+mod tcp_connect;
+mod tcp_reset;
 mod tcp_retransmit;
 
 use faultline_common::sensor::SENSORS as COUNT;
@@ -82,8 +86,16 @@ pub struct SensorSpec {
 }
 
 /// All sensors, by sensor number.
-pub const SENSORS: [&SensorSpec; COUNT] =
-    [&tcp_retransmit::SPEC, &oom_kill::SPEC, &block_io::SPEC, &process_exit::SPEC];
+pub const SENSORS: [&SensorSpec; COUNT] = [
+    &tcp_retransmit::SPEC,
+    &oom_kill::SPEC,
+    &block_io::SPEC,
+    &process_exit::SPEC,
+    &task_hang::SPEC,
+    &tcp_connect::SPEC,
+    &tcp_reset::SPEC,
+    &packet_drop::SPEC,
+];
 
 /// Maps that every sensor needs.
 pub const COMMON_MAPS: [&str; 3] = ["COUNTERS", "TUNABLES", "LIMITS"];

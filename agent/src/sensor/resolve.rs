@@ -11,6 +11,7 @@ use crate::kernel::{Btf, KernelFacts, ParamType, TraceFormat};
 
 /// Offset name, struct, member path; several lines for one name are alternatives.
 const MEMBERS: &[(&str, &str, &str)] = &[
+    ("task_pid", "task_struct", "pid"),
     ("task_tgid", "task_struct", "tgid"),
     ("task_comm", "task_struct", "comm"),
     ("task_group_leader", "task_struct", "group_leader"),
@@ -40,6 +41,17 @@ const MEMBERS: &[(&str, &str, &str)] = &[
     ("sk_daddr6", "sock", "__sk_common.skc_v6_daddr"),
     ("sk_net", "sock", "__sk_common.skc_net.net"),
     ("net_inum", "net", "ns.inum"),
+    ("inet_sport", "inet_sock", "inet_sport"),
+    ("sk_protocol", "sock", "sk_protocol"),
+    ("sk_err", "sock", "sk_err"),
+    ("sk_cgroup", "sock", "sk_cgrp_data.cgroup"),
+    ("sk_cgroup", "sock", "sk_cgrp_data.val"),
+    ("skb_head", "sk_buff", "head"),
+    ("skb_network_header", "sk_buff", "network_header"),
+    ("skb_protocol", "sk_buff", "protocol"),
+    ("skb_len", "sk_buff", "len"),
+    ("skb_dev", "sk_buff", "dev"),
+    ("dev_ifindex", "net_device", "ifindex"),
     ("tcp_segs_out", "tcp_sock", "segs_out"),
     ("tcp_total_retrans", "tcp_sock", "total_retrans"),
     ("rq_queue", "request", "q"),
@@ -61,6 +73,7 @@ const FORMATS: &[(&str, &str, &str, &str)] = &[
     ("tp_victim_file", "oom", "mark_victim", "file_rss"),
     ("tp_victim_shmem", "oom", "mark_victim", "shmem_rss"),
     ("tp_victim_uid", "oom", "mark_victim", "uid"),
+    ("tp_hang_pid", "sched", "sched_process_hang", "pid"),
     ("tp_tcp_skaddr", "tcp", "tcp_retransmit_skb", "skaddr"),
     ("tp_tcp_state", "tcp", "tcp_retransmit_skb", "state"),
     ("tp_tcp_sport", "tcp", "tcp_retransmit_skb", "sport"),
@@ -133,6 +146,12 @@ fn arguments(btf: &Btf, offsets: &mut Offsets) {
     if let Some(args) = proto("tcp_retransmit_skb") {
         set(offsets, "arg_retransmit_err", (args.len() > 2).then_some(2));
     }
+    if let Some(args) = proto("kfree_skb") {
+        set(offsets, "arg_drop_reason", (args.len() > 2).then_some(2));
+    }
+    if let Some(args) = proto("tcp_send_reset") {
+        set(offsets, "arg_reset_skb", (args.len() > 1).then_some(1));
+    }
     if let Some(args) = proto("sched_process_exit") {
         set(offsets, "arg_group_dead", (args.len() > 1).then_some(1));
     }
@@ -163,6 +182,15 @@ fn formats(tracefs: &Path, offsets: &mut Offsets) {
         let format = TraceFormat::load(tracefs, category, event).ok();
         set(offsets, name, format.and_then(|f| f.field(field)).map(|f| f.offset));
     }
+    hang_comm(tracefs, offsets);
+}
+
+/// The name of a hung task: 16 bytes in the record up to 6.12, 4 that say where it is after.
+fn hang_comm(tracefs: &Path, offsets: &mut Offsets) {
+    let format = TraceFormat::load(tracefs, "sched", "sched_process_hang").ok();
+    let Some(field) = format.as_ref().and_then(|f| f.field("comm")) else { return };
+    let name = if field.size == 4 { "tp_hang_comm_loc" } else { "tp_hang_comm" };
+    set(offsets, name, Some(field.offset));
 }
 
 #[cfg(test)]
@@ -173,7 +201,9 @@ mod tests {
     #[test]
     fn every_resolved_name_exists() {
         let names = MEMBERS.iter().map(|m| m.0).chain(FORMATS.iter().map(|f| f.0));
-        for name in names.chain(["mm_anon", "mm_file", "mm_shmem", "css_set_memory"]) {
+        for name in
+            names.chain(["mm_anon", "mm_file", "mm_shmem", "css_set_memory", "tp_hang_comm", "tp_hang_comm_loc"])
+        {
             assert!(Offsets::NAMES.contains(&name), "{name}");
         }
     }

@@ -11,6 +11,9 @@ const WANTS: &[(&str, &[&str])] = &[
     ("segs_out", &["tcp_segs_out"]),
     ("total_retrans", &["tcp_total_retrans"]),
     ("netns", &["net_inum"]),
+    ("cgroup_id", &["sk_cgroup"]),
+    ("cgroup_id", &["css_set_dfl_cgrp"]),
+    ("cgroup_id", &["kernfs_id"]),
 ];
 
 /// Sensor specification.
@@ -40,7 +43,7 @@ pub const SPEC: SensorSpec = SensorSpec {
             programs: &[ProgramSpec { program: "tcp_retrans_tp", category: "tcp", point: "tcp_retransmit_skb" }],
             needs: &[&["tp_tcp_skaddr"], &["tp_tcp_daddr"], &["tp_tcp_dport"]],
             wants: &[("state", &["tp_tcp_state"])],
-            never: &["segs_out", "total_retrans", "netns"],
+            never: &["segs_out", "total_retrans", "netns", "cgroup_id"],
         },
     ],
 };

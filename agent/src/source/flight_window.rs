@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::recorder::Kept;
 use super::recording::RecordKind;
-use crate::model::input::{CgroupName, DeviceName, Fact};
+use crate::model::input::{CgroupName, DeviceName, DropReason, Fact};
 
 /// Records are packed when they have grown to this many bytes.
 const BLOCK: usize = 64 << 10;
@@ -87,6 +87,8 @@ pub(super) struct Names {
     devices: BTreeMap<u32, DeviceName>,
     /// The cgroup paths that no action may touch; told once, at the start.
     own: Option<Arc<[String]>>,
+    /// Told once at the start, too.
+    reasons: Option<Arc<[DropReason]>>,
 }
 
 impl Names {
@@ -106,6 +108,7 @@ impl Names {
                 names.iter().for_each(|name| _ = self.devices.insert(name.dev, name.clone()));
             }
             Ok(Fact::Own(paths)) => self.own = Some(paths),
+            Ok(Fact::DropReasons(names)) => self.reasons = Some(names),
             _ => {}
         }
     }
@@ -118,6 +121,12 @@ impl Names {
         let devices = devices.chunks(BATCH).map(|batch| Fact::Devices(batch.into()));
         // Plain structs of numbers and strings always serialise.
         let own = self.own.clone().map(Fact::Own);
-        own.into_iter().chain(cgroups).chain(devices).filter_map(|fact| postcard::to_stdvec(&fact).ok()).collect()
+        let reasons = self.reasons.clone().map(Fact::DropReasons);
+        own.into_iter()
+            .chain(reasons)
+            .chain(cgroups)
+            .chain(devices)
+            .filter_map(|fact| postcard::to_stdvec(&fact).ok())
+            .collect()
     }
 }

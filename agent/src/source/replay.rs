@@ -162,6 +162,7 @@ fn names(body: &[u8]) -> Option<Output> {
     match postcard::from_bytes(body) {
         Ok(Fact::Cgroups(names)) => Some(Output::Cgroups(names)),
         Ok(Fact::Devices(names)) => Some(Output::Devices(names)),
+        Ok(Fact::DropReasons(names)) => Some(Output::DropReasons(names)),
         _ => None,
     }
 }

@@ -1,65 +1,101 @@
-//! What each kernel offers. In: the running kernel's release. Out: agreement of `doctor` with the table below.
-//!
-//! The table is what was found on real kernels; a change of the agent that loses a rung or a field anywhere fails here.
+//! What each kernel offers. In: the running kernel's release. Out: agreement of `doctor` and of `health` lines with
+//! `tests/kernels.toml`, the support promise.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
-use faultline::clock::monotonic_ns;
-use serde_json::{Value, json};
+use faultline::{clock::monotonic_ns, sensor};
+use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{agent, inject};
 
-/// Kernels whose `mark_victim` hands over nothing but the victim's pid. 5.10.262 of the same series hands over the task.
-const PID_ONLY: [&str; 1] = ["5.10.0-30-"];
+const PROMISE: &str = include_str!("../../kernels.toml");
 
-/// Fields of `oom_kill` that need the victim's task.
-const NEED_TASK: [&str; 7] = ["victim_comm", "anon_kb", "file_kb", "shmem_kb", "total_vm_kb", "uid", "cgroup_id"];
+#[derive(Deserialize)]
+struct Promise {
+    kernel: BTreeMap<String, Kernel>,
+    rung: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+}
 
-/// State and missing fields that a sensor must have.
-fn expected(release: &str, sensor: &str, rung: &str) -> (&'static str, Vec<&'static str>) {
-    let pid_only = PID_ONLY.iter().any(|start| release.starts_with(start));
-    match (sensor, rung) {
-        ("oom_kill", _) if pid_only => ("degraded", NEED_TASK.to_vec()),
-        ("oom_kill", "tracepoint") => ("degraded", vec!["cgroup_id"]),
-        ("tcp_retransmit", "tracepoint") => ("degraded", vec!["segs_out", "total_retrans", "netns"]),
-        _ => ("ok", vec![]),
+#[derive(Deserialize)]
+struct Kernel {
+    release: String,
+    #[serde(flatten)]
+    sensors: BTreeMap<String, Sensor>,
+}
+
+#[derive(Deserialize)]
+struct Sensor {
+    hook: String,
+    missing: Vec<String>,
+}
+
+impl Promise {
+    fn read() -> Result<Self> {
+        toml::from_str(PROMISE).context("tests/kernels.toml")
+    }
+
+    /// The table of a kernel: the one with the longest fitting start.
+    fn of(&self, release: &str) -> Result<&Kernel> {
+        let fitting = self.kernel.values().filter(|kernel| release.starts_with(&kernel.release));
+        let best = fitting.max_by_key(|kernel| kernel.release.len());
+        best.with_context(|| format!("tests/kernels.toml promises nothing for {release}"))
+    }
+
+    /// Fields that a sensor must miss on a kernel through a rung.
+    fn missing<'a>(&'a self, kernel: &'a Kernel, sensor: &str, rung: &str) -> Result<BTreeSet<&'a str>> {
+        let of_kernel = &kernel.sensors.get(sensor).with_context(|| format!("no promise for {sensor}"))?.missing;
+        let of_rung = self.rung.get(rung).and_then(|sensors| sensors.get(sensor)).into_iter().flatten();
+        Ok(of_kernel.iter().chain(of_rung).map(String::as_str).collect())
     }
 }
 
-/// Holds `health` lines against the table.
+/// Holds `health` lines against the promise, of those sensors that use `rung`.
 ///
 /// # Errors
 /// The first sensor that differs.
 pub fn judge(release: &str, lines: &[agent::Line], rung: &str) -> Result<()> {
-    for sensor in ["tcp_retransmit", "oom_kill", "block_io", "process_exit"] {
-        let line = lines.iter().find(|line| line.kind() == "health" && line.value["sensor"] == sensor);
-        let line = &line.with_context(|| format!("no health of {sensor}"))?.value;
+    let promise = Promise::read()?;
+    let kernel = promise.of(release)?;
+    for spec in sensor::SENSORS {
+        let line = health(lines, spec.name)?;
         if line["hook"] != rung {
             // Only the forced sensors use this rung.
             continue;
         }
-        let (state, mut missing) = expected(release, sensor, rung);
-        let mut found: Vec<_> = line["missing"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        found.sort_unstable();
-        missing.sort_unstable();
+        let missing = promise.missing(kernel, spec.name, rung)?;
+        let found: BTreeSet<_> = line["missing"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let state = if missing.is_empty() { "ok" } else { "degraded" };
         ensure!(
             line["state"] == state && found == missing,
-            "{sensor} on {release} should be {state}, missing {missing:?}: {line}"
+            "{} on {release} should be {state}, missing {missing:?}: {line}",
+            spec.name
         );
     }
     Ok(())
 }
 
+fn health<'a>(lines: &'a [agent::Line], sensor: &str) -> Result<&'a Value> {
+    let line = lines.iter().find(|line| line.kind() == "health" && line.value["sensor"] == sensor);
+    Ok(&line.with_context(|| format!("no health of {sensor}"))?.value)
+}
+
 /// `doctor` on this kernel.
 ///
 /// # Errors
-/// It fails, or differs from the table.
+/// It fails, or breaks the promise.
 pub fn doctor() -> Result<()> {
     let start = monotonic_ns();
     let ended = agent::run(&["doctor", "--json"])?;
     ensure!(ended.code()? == 0, "doctor ended with {}: {}", ended.status, ended.stderr);
-    let hooks = ended.lines.iter().filter(|line| line.value["hook"] == json!("tp_btf")).count();
-    ensure!(hooks == agent::SENSORS, "{hooks} of {} sensors use their first rung", agent::SENSORS);
-    judge(&inject::kernel_release()?, &ended.lines, "tp_btf")?;
-    super::step(start, "doctor agrees with the table");
+    let release = inject::kernel_release()?;
+    let promise = Promise::read()?;
+    for (sensor, promised) in &promise.of(&release)?.sensors {
+        let hook = &health(&ended.lines, sensor)?["hook"];
+        ensure!(hook == promised.hook.as_str(), "{sensor} on {release} should use {}, not {hook}", promised.hook);
+        judge(&release, &ended.lines, &promised.hook)?;
+    }
+    super::step(start, "doctor keeps the promise of tests/kernels.toml");
     Ok(())
 }

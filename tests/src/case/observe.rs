@@ -25,10 +25,19 @@ const ROUNDS: [Round; 3] = [
     Round { rung: "tp_btf", forced: &[], faults: &inject::NAMES },
     Round {
         rung: "raw_tp",
-        forced: &["oom_kill", "process_exit", "block_io", "tcp_retransmit"],
+        forced: &[
+            "oom_kill",
+            "process_exit",
+            "block_io",
+            "tcp_retransmit",
+            "task_hang",
+            "tcp_connect",
+            "tcp_reset",
+            "packet_drop",
+        ],
         faults: &inject::NAMES,
     },
-    Round { rung: "tracepoint", forced: &["oom_kill", "tcp_retransmit"], faults: &["oom", "net"] },
+    Round { rung: "tracepoint", forced: &["oom_kill", "tcp_retransmit", "task_hang"], faults: &["oom", "net", "hang"] },
 ];
 
 /// Runs all rounds.

@@ -25,7 +25,7 @@ const CONFIGURATION: &str = "[faults]\nclear_after = \"1s\"\nclose_after = \"1s\
 pub fn record(folder: &Path, names: &[String]) -> Result<()> {
     let start = monotonic_ns();
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    for name in inject::NAMES.iter().filter(|name| names.is_empty() || names.iter().any(|n| n == *name)) {
+    for name in inject::RECORDED.iter().filter(|name| names.is_empty() || names.iter().any(|n| n == *name)) {
         let labelled = one(folder, name).with_context(|| format!("recording {name}"))?;
         let bytes = fs::metadata(&labelled.path)?.len();
         step(start, &format!("{}: {bytes} bytes, {} lines", labelled.path.display(), labelled.golden.lines().count()));

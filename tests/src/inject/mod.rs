@@ -4,8 +4,10 @@
 //! fault, and what exists before it starts has a name from the first line on. Dropping takes everything down.
 
 pub mod child;
+pub mod connections;
 pub mod crash;
 pub mod disk;
+pub mod hang;
 pub mod net;
 pub mod oom;
 
@@ -28,8 +30,11 @@ pub trait Injector {
     fn inject(&mut self, missing: &[String]) -> Result<Expected>;
 }
 
-/// All of them. The last three need modules, hence a VM.
-pub const NAMES: [&str; 6] = ["crash", "crash-loop", "oom", "slow-disk", "io-error", "net"];
+/// Those of the recordings. The last three need modules, hence a VM.
+pub const RECORDED: [&str; 6] = ["crash", "crash-loop", "oom", "slow-disk", "io-error", "net"];
+/// All of them.
+pub const NAMES: [&str; 10] =
+    ["crash", "crash-loop", "oom", "slow-disk", "io-error", "net", "refused", "reset", "nowhere", "hang"];
 
 /// Prepares a fault.
 ///
@@ -43,6 +48,10 @@ pub fn prepare(name: &str) -> Result<Box<dyn Injector>> {
         "slow-disk" => Box::new(disk::SlowDisk::prepare()?),
         "io-error" => Box::new(disk::BadDisk::prepare()?),
         "net" => Box::new(net::LossyLink::prepare()?),
+        "refused" => Box::new(connections::Refused),
+        "reset" => Box::new(connections::Reset),
+        "nowhere" => Box::new(connections::Nowhere::prepare()?),
+        "hang" => Box::new(hang::Hang::prepare()?),
         _ => bail!("no fault `{name}`: choose from {}", NAMES.join(", ")),
     })
 }

@@ -60,7 +60,7 @@ impl Injector for LossyLink {
     fn inject(&mut self, missing: &[String]) -> Result<Expected> {
         let earliest_ns = private::on_own_thread(transfer)?;
         let mut event = object(json!({
-            "sensor": "tcp_retransmit", "pid": null, "comm": null, "cgroup": null,
+            "sensor": "tcp_retransmit", "pid": null, "comm": null,
             "family": "ipv4", "saddr": "10.204.0.2", "daddr": RECEIVER.to_string(), "dport": PORT, "state": "established",
         }));
         if missing.iter().any(|field| field == "state") {

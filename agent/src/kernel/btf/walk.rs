@@ -125,6 +125,20 @@ impl Btf {
         let at = (0..record.vlen)
             .map(|i| record.element(i))
             .find(|&at| u32_at(&self.bytes, at).is_some_and(|name| self.string(name) == variant.as_bytes()))?;
+        self.constant(record, at)
+    }
+
+    pub(super) fn constants(&self, record: &Record) -> Vec<(String, i64)> {
+        let each = (0..record.vlen).map(|i| record.element(i));
+        each.filter_map(|at| {
+            let name = String::from_utf8_lossy(self.string(u32_at(&self.bytes, at)?)).into_owned();
+            Some((name, self.constant(record, at)?))
+        })
+        .collect()
+    }
+
+    /// Value of the constant whose element starts at `at`.
+    fn constant(&self, record: &Record, at: usize) -> Option<i64> {
         let low = u32_at(&self.bytes, at + 4)?;
         if record.kind == Kind::ENUM64 {
             let high = u32_at(&self.bytes, at + 8)?;

@@ -1,0 +1,101 @@
+//! Sensor `packet_drop`: hook kfree_skb, one record per dropped packet of IPv4 or IPv6, few a second for each reason.
+//!
+//! Reasons exist from 5.17 on (some kernels carry them back); their numbers change with every version, so user space reads
+//! the names from the running kernel's BTF and tells which are benign. Without reasons the place in the kernel's code is
+//! what tells one kind of drop from another. Source: include/net/dropreason-core.h.
+
+use aya_ebpf::{
+    EbpfContext,
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
+use faultline_common::{event::PacketDrop, sensor::PACKET_DROP, tunable::DROP_WORDS};
+
+use crate::{
+    emit::{Tally, tunables},
+    maps,
+    maps::offset,
+    packet::{Ends, ends},
+    read::{Ptr, arg, or_missing},
+};
+
+/// ETH_P_IP and ETH_P_IPV6 in network order on a little-endian machine.
+const IP: u16 = 0x0008;
+const IPV6: u16 = 0xdd86;
+
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn packet_drop_btf(ctx: BtfTracePointContext) -> i32 {
+    let _ = observe(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "kfree_skb")]
+pub fn packet_drop_raw(ctx: RawTracePointContext) -> i32 {
+    let _ = observe(&ctx);
+    0
+}
+
+#[inline(always)]
+fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
+    let skb = Ptr::new(arg(ctx, 0))?;
+    // Buffers of netlink, of Unix sockets and of the link layer's own: no packets that anybody waits for.
+    let protocol: u16 = skb.read(offset!(skb_protocol)).unwrap_or(0);
+    if protocol != IP && protocol != IPV6 {
+        return None;
+    }
+    let tally = Tally::seen(PACKET_DROP)?;
+    let location = arg(ctx, 1);
+    let known = offset!(arg_drop_reason) == 2;
+    let reason = if known { arg(ctx, 2) as u32 } else { 0 };
+    if known && is_benign(reason) {
+        tally.filtered();
+        return None;
+    }
+    let key = if known { reason as u64 } else { location & !(0xff << 56) };
+    if !tally.admit(key, tunables()?.drop_limit) {
+        return None;
+    }
+    report(tally, skb, location, reason, if known { 0 } else { const { PacketDrop::bit("reason") } });
+    Some(())
+}
+
+#[inline(always)]
+fn is_benign(reason: u32) -> bool {
+    let word = (reason / 64) as usize;
+    match tunables() {
+        Some(tunables) if word < DROP_WORDS => tunables.benign_drops[word] >> (reason % 64) & 1 == 1,
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn report(tally: Tally, skb: Ptr, location: u64, reason: u32, missing: u64) {
+    let mut missing = missing | const { PacketDrop::bit("cgroup_id") };
+    let mut found = Ends::default();
+    if !ends(skb, &mut found) {
+        missing |= const {
+            PacketDrop::bit("saddr")
+                | PacketDrop::bit("daddr")
+                | PacketDrop::bit("family")
+                | PacketDrop::bit("protocol")
+                | PacketDrop::bit("sport")
+                | PacketDrop::bit("dport")
+        };
+    }
+    let device = skb.follow(offset!(skb_dev)).and_then(|d| d.read(offset!(dev_ifindex)));
+    let record = PacketDrop {
+        location,
+        saddr: found.saddr,
+        daddr: found.daddr,
+        reason,
+        ifindex: or_missing(device, &mut missing, const { PacketDrop::bit("ifindex") }),
+        bytes: or_missing(skb.read(offset!(skb_len)), &mut missing, const { PacketDrop::bit("bytes") }),
+        family: found.family,
+        protocol: found.protocol,
+        sport: found.sport,
+        dport: found.dport,
+        reserved: 0,
+        header: tally.header::<PacketDrop>(0, missing, 0),
+    };
+    tally.submit(&maps::BULK, record);
+}
