@@ -43,13 +43,18 @@ impl Hang {
         let loop_device = String::from_utf8_lossy(&found.stdout).trim().to_owned();
         ensure!(loop_device.starts_with("/dev/loop"), "no free loop device: {loop_device}");
         tool(&["losetup", &loop_device, &backing.display().to_string()])?;
-        tool(&["dmsetup", "create", NAME, "--table", &format!("0 16384 linear {loop_device} 0")])?;
+        dmsetup(&["create", NAME, "--table", &format!("0 16384 linear {loop_device} 0")])?;
         let before = [CHECK, TIMEOUT].map(|file| fs::read_to_string(file).unwrap_or_default());
         for (file, value) in [(CHECK, "1"), (TIMEOUT, "2")] {
             fs::write(file, value).with_context(|| file.to_owned())?;
         }
         Ok(Self { backing, loop_device, before })
     }
+}
+
+/// Without udev nobody else would make its node.
+fn dmsetup(words: &[&str]) -> Result<()> {
+    tool(&[&["env", "DM_DISABLE_UDEV=1", "dmsetup"], words].concat())
 }
 
 impl Injector for Hang {
@@ -63,7 +68,7 @@ impl Injector for Hang {
 
     fn inject(&mut self, missing: &[String]) -> Result<Expected> {
         let path = Path::new("/dev/mapper").join(NAME);
-        tool(&["dmsetup", "suspend", "--nolockfs", NAME])?;
+        dmsetup(&["suspend", "--nolockfs", NAME])?;
         let earliest_ns = monotonic_ns();
         let mut writer = Command::new("dd");
         let output = format!("of={}", path.display());
@@ -76,7 +81,7 @@ impl Injector for Hang {
             nix::poll::poll(&mut [], nix::poll::PollTimeout::from(100u8))?;
         }
         let latest_ns = monotonic_ns();
-        tool(&["dmsetup", "resume", NAME])?;
+        dmsetup(&["resume", NAME])?;
         ensure!(writer.wait()?.success(), "the writer failed");
         let pid = writer.id();
         let mut event = object(json!({ "sensor": "task_hang", "pid": pid, "comm": "dd", "tgid": pid, "uid": 0 }));
@@ -100,7 +105,7 @@ impl Drop for Hang {
         for (file, value) in [CHECK, TIMEOUT].iter().zip(&self.before) {
             let _ = fs::write(file, value.trim());
         }
-        let _ = tool(&["dmsetup", "remove", NAME]);
+        let _ = dmsetup(&["remove", NAME]);
         let _ = tool(&["losetup", "-d", &self.loop_device]);
         let _ = fs::remove_file(&self.backing);
     }
