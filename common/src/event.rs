@@ -296,8 +296,8 @@ record! {
         sport: u16,
         /// Destination port, host order; 0 where there is none.
         dport: u16,
-        /// Zero.
-        reserved: u32,
+        /// Drops for the same reason since the last record that have none of their own: only some a second are told.
+        skipped: u32,
     }
 }
 

@@ -12,6 +12,14 @@ pub struct Window {
 }
 
 impl Window {
+    /// The same for a sample: how many were refused since the last one that was admitted, or `None`.
+    #[inline(always)]
+    pub fn sample(&mut self, now: u64, limit: u64, length_ns: u64) -> Option<u64> {
+        let over = now.wrapping_sub(self.start_ns) >= length_ns;
+        let refused = if over { self.count.saturating_sub(limit) } else { 0 };
+        if self.admit(now, limit, length_ns) { Some(refused) } else { None }
+    }
+
     /// Whether one more record at `now` stays within `limit` per `length_ns`.
     #[inline(always)]
     pub fn admit(&mut self, now: u64, limit: u64, length_ns: u64) -> bool {
@@ -27,6 +35,14 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sample_tells_of_the_rest_with_the_first_of_the_next_window() {
+        let mut w = Window::default();
+        let told: Vec<_> = (0..10).map(|i| w.sample(1_000 + i, 3, 1_000)).collect();
+        assert_eq!(told[..4], [Some(0), Some(0), Some(0), None]);
+        assert_eq!((w.sample(2_500, 3, 1_000), w.sample(2_501, 3, 1_000)), (Some(7), Some(0)));
+    }
 
     #[test]
     fn admits_up_to_the_limit_then_again_in_the_next_window() {

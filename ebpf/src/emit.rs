@@ -100,6 +100,26 @@ impl Tally {
         admitted
     }
 
+    /// As [`Self::admit`] for a sensor that samples: how many of `key` were refused since the last record, plus one; 0:
+    /// refused, too.
+    #[inline(always)]
+    pub fn sample(self, key: u64, limit: u64) -> u64 {
+        let key = key ^ (self.sensor as u64) << 56;
+        let at = now();
+        let Some(window) = maps::LIMITS.get_ptr_mut(&key) else {
+            let _ = maps::LIMITS.insert(&key, &Window { start_ns: at, count: 1 }, 0);
+            return 1;
+        };
+        // SAFETY: a live element. Two CPUs may race on it: the sample is then off by one, the counters are not.
+        match unsafe { (*window).sample(at, limit, LIMIT_WINDOW_NS) } {
+            Some(refused) => refused + 1,
+            None => {
+                self.add(counter::LIMITED);
+                0
+            }
+        }
+    }
+
     /// Whether the critical ring is less than three quarters full: its last quarter is kept for events that
     /// cannot come in floods. Counts the event as limited if not.
     #[inline(always)]

@@ -52,10 +52,12 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
         return None;
     }
     let key = if known { reason as u64 } else { location & !(0xff << 56) };
-    if !tally.admit(key, tunables()?.drop_limit) {
+    let sample = tally.sample(key, tunables()?.drop_limit);
+    if sample == 0 {
         return None;
     }
-    report(tally, skb, location, reason, if known { 0 } else { const { PacketDrop::bit("reason") } });
+    let missing = if known { 0 } else { const { PacketDrop::bit("reason") } };
+    report(tally, skb, [location, sample - 1, missing], reason);
     Some(())
 }
 
@@ -68,9 +70,10 @@ fn is_benign(reason: u32) -> bool {
     }
 }
 
+/// `known`: the place, how many drops were skipped, and the bits that are missing.
 #[inline(always)]
-fn report(tally: Tally, skb: Ptr, location: u64, reason: u32, missing: u64) {
-    let mut missing = missing | const { PacketDrop::bit("cgroup_id") };
+fn report(tally: Tally, skb: Ptr, known: [u64; 3], reason: u32) {
+    let mut missing = known[2] | const { PacketDrop::bit("cgroup_id") };
     let mut found = Ends::default();
     if !ends(skb, &mut found) {
         missing |= const {
@@ -84,7 +87,7 @@ fn report(tally: Tally, skb: Ptr, location: u64, reason: u32, missing: u64) {
     }
     let device = skb.follow(offset!(skb_dev)).and_then(|d| d.read(offset!(dev_ifindex)));
     let record = PacketDrop {
-        location,
+        location: known[0],
         saddr: found.saddr,
         daddr: found.daddr,
         reason,
@@ -94,7 +97,7 @@ fn report(tally: Tally, skb: Ptr, location: u64, reason: u32, missing: u64) {
         protocol: found.protocol,
         sport: found.sport,
         dport: found.dport,
-        reserved: 0,
+        skipped: known[1] as u32,
         header: tally.header::<PacketDrop>(0, missing, 0),
     };
     tally.submit(&maps::BULK, record);

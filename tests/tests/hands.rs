@@ -1,22 +1,13 @@
-//! The hands of a real agent on this machine, as root, in throw-away cgroups: what is done, what is refused and why,
-//! and what is taken back when the agent dies.
+//! The hands of a real agent on this machine, as root, in throw-away cgroups: what is done, and what is refused and why.
+//! What is taken back when the agent dies: `guardian.rs`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use anyhow::{Result, ensure};
-use faultline::clock::monotonic_ns;
-use faultline_tests::{
-    agent::{self, Agent},
-    case::heal::Home,
-    lock,
-    patient::{Patient, Ward},
-};
-use nix::sys::signal::{Signal, kill};
+use faultline_tests::{agent::Agent, case::heal::Home, lock, patient::Alone};
+use nix::sys::signal::Signal;
 use serde_json::Value;
-
-/// Within this time the guardian takes back what a dead agent held.
-const GUARDIAN_NS: u64 = 1_000_000_000;
 
 /// A policy whose only variable parts are the scope and the plan.
 fn policy(scope: &str, plan: &str) -> String {
@@ -25,38 +16,6 @@ fn policy(scope: &str, plan: &str) -> String {
         [budget]\nactions = 500\ncooldown = \"1ms\"\n[budget.blast_radius]\ncount = 100\nshare_percent = 100\n\
         [faults]\nclear_after = \"1s\"\nclose_after = \"1s\"\n[output]\nevents = false\n"
     )
-}
-
-/// A patient in a ward of its own.
-struct Alone {
-    patient: Patient,
-    ward: Ward,
-}
-
-impl Alone {
-    fn new(name: &str) -> Result<Self> {
-        let ward = Ward::new(&format!("hands-{name}"))?;
-        Ok(Self { patient: ward.patient("patient.service")?, ward })
-    }
-
-    /// As a policy names it.
-    fn scope(&self) -> String {
-        format!("\"{}\"", self.ward.scope())
-    }
-}
-
-impl std::ops::Deref for Alone {
-    type Target = Patient;
-
-    fn deref(&self) -> &Patient {
-        &self.patient
-    }
-}
-
-impl std::ops::DerefMut for Alone {
-    fn deref_mut(&mut self) -> &mut Patient {
-        &mut self.patient
-    }
 }
 
 fn machine(test: &str) -> Option<lock::Machine> {
@@ -161,72 +120,6 @@ fn no_manager() -> Result<()> {
     agent.wait_for("no_service_manager", |line| is_action(line, "refused", Some("no_service_manager")))?;
     let ended = agent.stop(Signal::SIGTERM)?;
     ensure!(ended.stderr.contains("/nonexistent/bus"), "the message names the bus: {}", ended.stderr);
-    Ok(())
-}
-
-#[test]
-fn a_killed_agent_leaves_nothing_frozen() {
-    let Some(_machine) = machine("a_killed_agent_leaves_nothing_frozen") else { return };
-    let kills = std::env::var("FAULTLINE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
-    killed(kills).unwrap();
-}
-
-/// SIGKILLs at random moments of a freeze that is to last, and of its decision.
-fn killed(kills: u64) -> Result<()> {
-    let (mut patient, home) = (Alone::new("kill")?, Home::new("kill")?);
-    let text = policy(&patient.scope(), "{ verb = \"freeze-cgroup\", hold = \"60s\", verify_for = \"1s\" }");
-    let (mut slowest_ns, mut frozen) = (0, 0);
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    for _ in 0..kills {
-        let agent = home.agent(&text, None)?;
-        patient.crash()?;
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        // From before the event is read until long after the freeze.
-        let until = monotonic_ns() + (random >> 33) % 4_000_000;
-        while monotonic_ns() < until {
-            std::hint::spin_loop();
-        }
-        kill(agent.pid(), Signal::SIGKILL)?;
-        let died = monotonic_ns();
-        frozen += u64::from(patient.is_frozen());
-        while patient.is_frozen() {
-            ensure!(monotonic_ns() - died < 10 * GUARDIAN_NS, "it stays frozen");
-            std::hint::spin_loop();
-        }
-        slowest_ns = slowest_ns.max(monotonic_ns() - died);
-        drop(agent);
-        // An agent that froze a moment after the look is caught here: the guardian is gone once it has seen to it.
-        released(&home)?;
-        ensure!(!patient.is_frozen() && patient.is_alive(), "the patient is as it was");
-    }
-    eprintln!("{kills} agents killed, {frozen} while frozen; slowest thaw {:.1} ms", slowest_ns as f64 / 1e6);
-    whole_story(&home)
-}
-
-/// `faultline release` finds nothing that the guardian left, however often it is asked.
-fn released(home: &Home) -> Result<()> {
-    let deadline = agent::after(agent::PATIENCE);
-    loop {
-        let done = home.command(&["release"])?.output()?;
-        // The guardian may still be at it.
-        if done.status.success() {
-            return Ok(());
-        }
-        ensure!(monotonic_ns() < deadline, "release: {}", String::from_utf8_lossy(&done.stderr));
-        nix::poll::poll(&mut [], nix::poll::PollTimeout::try_from(Duration::from_millis(5))?)?;
-    }
-}
-
-/// Nothing in the journal is half-done, and nothing was done twice.
-fn whole_story(home: &Home) -> Result<()> {
-    let listed = home.command(&["actions", "--json"])?.output()?;
-    ensure!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
-    let mut seen = std::collections::BTreeSet::new();
-    for line in String::from_utf8(listed.stdout)?.lines() {
-        let entry: Value = serde_json::from_str(line)?;
-        ensure!(entry["state"] != "half_done", "half-done: {line}");
-        ensure!(seen.insert((entry["agent_pid"].to_string(), entry["id"].to_string())), "twice: {line}");
-    }
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use crate::{
     config::{Config, Mode, policy::Policy},
     heal::{
         Protection,
-        executor::{Executor, Guard, HandReport, Parts, Standing},
+        executor::{Executor, Guard, HandReport, Parts, Standing, orders},
         guardian::Guardian,
         handles::{self, Preparer, Wanted},
         journal::{JournalError, Paths},
@@ -167,7 +167,7 @@ impl Crew {
         let pid = guardian.as_ref().map(Guardian::pid);
         let protection = Protection::of_agent(pid);
         let (handles, preparer) = handles::table(HANDLES, layout.clone(), protection.clone());
-        let (orders, orders_in) = mpsc::channel(WAITING);
+        let (orders, orders_in) = orders(WAITING);
         let (names, names_in) = mpsc::channel(WAITING);
         let (reports, reports_in) = mpsc::channel(WAITING);
         let (to_preparer, preparer_in) = sync_mpsc::sync_channel(WAITING);

@@ -47,6 +47,9 @@ impl Ledger {
                 (LIMITED, LossReason::Limited),
                 (INSERT_FAILED, LossReason::InsertFailed),
             ] {
+                if counter == LIMITED && crate::sensor::SENSORS[sensor].sampled {
+                    continue;
+                }
                 let before = self.last.map_or(0, |l| l.sums[sensor][counter]);
                 self.note(sensor, reading.sums[sensor][counter].saturating_sub(before), reason, reading, out);
             }

@@ -101,6 +101,7 @@ pub fn drop(exporter: &Exporter, e: &PacketDrop, map: &mut Map<String, Value>) {
     map.insert("reason".into(), ends.told(const { PacketDrop::bit("reason") }, exporter.names().reason(e.reason)));
     map.insert("ifindex".into(), ends.told(const { PacketDrop::bit("ifindex") }, e.ifindex));
     map.insert("bytes".into(), ends.told(const { PacketDrop::bit("bytes") }, e.bytes));
+    map.insert("skipped".into(), e.skipped.into());
 }
 
 /// The same for people.

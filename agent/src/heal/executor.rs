@@ -12,6 +12,7 @@
 mod act;
 mod guard;
 mod names;
+mod orders;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,7 @@ use crate::{
 };
 
 pub use guard::Guard;
+pub use orders::{Orders, OrdersIn, orders};
 pub use standing::Standing;
 
 /// Actions in progress or being verified at the same time.
@@ -120,8 +122,8 @@ fn unwritten(error: JournalError) -> Reason {
 /// What the executor is made of.
 #[derive(Debug)]
 pub struct Parts<J> {
-    /// When all senders are gone, the executor finishes what it has begun and ends.
-    pub orders: mpsc::Receiver<Order>,
+    /// When the sender is gone, the executor finishes what it has begun and ends.
+    pub orders: OrdersIn,
     /// The names that the engine hears.
     pub names: mpsc::Receiver<Arc<[CgroupName]>>,
     /// Where answers go; waited for when it is full.
@@ -141,7 +143,7 @@ pub struct Parts<J> {
 /// The task.
 #[derive(Debug)]
 pub struct Executor<J> {
-    orders: mpsc::Receiver<Order>,
+    orders: OrdersIn,
     names_in: mpsc::Receiver<Arc<[CgroupName]>>,
     reports: mpsc::Sender<HandReport>,
     names: Names,
@@ -186,7 +188,7 @@ impl<J: Journal> Executor<J> {
         }
     }
 
-    /// Works until all senders of orders are gone and every action that was begun is over; verifications are cut short.
+    /// Works until the sender of orders is gone and every action that was begun is over; verifications are cut short.
     pub async fn run(mut self) {
         loop {
             tokio::select! {
@@ -295,7 +297,7 @@ impl<J: Journal> Executor<J> {
         self.running.insert(id, Running { acting: false, ..running });
     }
 
-    async fn report(&self, report: HandReport) {
+    async fn report(&mut self, report: HandReport) {
         if self.reports.send(report).await.is_err() {
             tracing::warn!(?report, "nobody hears this report any more");
         }

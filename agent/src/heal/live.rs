@@ -8,10 +8,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tokio::sync::mpsc;
-
 use super::{
-    executor::{Order, Standing},
+    executor::{Order, Orders, Standing},
     handles::Handles,
     journal::ReflexJournal,
 };
@@ -38,7 +36,7 @@ pub struct Able {
     /// What was done here.
     pub journal: ReflexJournal,
     /// To the executor.
-    pub orders: mpsc::Sender<Order>,
+    pub orders: Orders,
     /// Which faults stand, for the executor.
     pub standing: Arc<Standing>,
     /// False while no guardian watches: then nothing is frozen or limited.
@@ -143,8 +141,8 @@ impl Acting {
         }
     }
 
-    fn order(&self, order: Order) -> Result<(), Reason> {
-        self.able.orders.try_send(order).map_err(|_| Reason::QueueFull)
+    fn order(&mut self, order: Order) -> Result<(), Reason> {
+        if self.able.orders.send(order) { Ok(()) } else { Err(Reason::QueueFull) }
     }
 }
 

@@ -21,6 +21,8 @@ pub mod systemd;
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod refusals;
 
 pub use error::HandError;
 pub use protect::Protection;

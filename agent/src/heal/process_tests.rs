@@ -61,5 +61,7 @@ fn a_guardian_is_refused_until_it_is_none() {
     let identity = Identity::of(pid).expect("alive");
     let guarded = Protection::of_agent(Some(pid));
     assert_eq!(ProcessHandle::open(identity.clone(), &guarded).expect_err("guarded").reason(), Reason::Protected);
-    ProcessHandle::open(identity, &Protection::of_agent(None)).expect("without that guard it opens");
+    // Without that guard it is killed, and what that leads to: `without_a_guardian_the_harm_stays`.
+    ProcessHandle::open(identity, &Protection::of_agent(None)).expect("open").kill().expect("killed");
+    assert!(sandbox.dies_within_ms(pid, 1000));
 }

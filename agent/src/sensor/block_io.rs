@@ -23,6 +23,7 @@ pub const SPEC: SensorSpec = SensorSpec {
     number: BLOCK_IO,
     about: "slow and failed requests of block devices",
     required: true,
+    sampled: false,
     maps: &["CRITICAL", "BULK", "BLOCK_HIST", "DEVICES", "INFLIGHT"],
     rungs: &[
         Rung {

@@ -79,6 +79,8 @@ pub struct SensorSpec {
     pub about: &'static str,
     /// Whether the agent is not ready without it.
     pub required: bool,
+    /// Whether its limit is a sample on purpose: what is beyond it is counted, told by the next record, and no loss.
+    pub sampled: bool,
     /// Maps that it needs besides the common ones; if one cannot be created the sensor is broken.
     pub maps: &'static [&'static str],
     /// Ways to attach, best first.

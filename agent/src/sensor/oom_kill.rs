@@ -24,6 +24,7 @@ pub const SPEC: SensorSpec = SensorSpec {
     number: OOM_KILL,
     about: "processes killed by the kernel for memory",
     required: true,
+    sampled: false,
     maps: &["CRITICAL"],
     rungs: &[
         Rung {

@@ -15,6 +15,7 @@ pub const SPEC: SensorSpec = SensorSpec {
     number: PACKET_DROP,
     about: "packets that the kernel drops",
     required: false,
+    sampled: true,
     maps: &["BULK"],
     rungs: &[
         Rung {

@@ -30,6 +30,7 @@ pub const SPEC: SensorSpec = SensorSpec {
     number: PROCESS_EXIT,
     about: "processes that end by a fatal signal or with a non-zero status",
     required: true,
+    sampled: false,
     maps: &["CRITICAL", "BULK", "REPORTED"],
     rungs: &[
         Rung {

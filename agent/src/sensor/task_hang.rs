@@ -20,6 +20,7 @@ pub const SPEC: SensorSpec = SensorSpec {
     number: TASK_HANG,
     about: "tasks that hang in the kernel",
     required: false,
+    sampled: false,
     maps: &["CRITICAL"],
     rungs: &[
         Rung {

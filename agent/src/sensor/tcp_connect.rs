@@ -20,6 +20,7 @@ pub const SPEC: SensorSpec = SensorSpec {
     number: TCP_CONNECT,
     about: "TCP connects that fail or are slow, and connections that time out",
     required: false,
+    sampled: false,
     maps: &["BULK", "CONNECTS"],
     rungs: &[
         Rung {

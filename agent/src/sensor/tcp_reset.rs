@@ -21,6 +21,7 @@ pub const SPEC: SensorSpec = SensorSpec {
     number: TCP_RESET,
     about: "TCP connections that are reset, by either end",
     required: false,
+    sampled: false,
     maps: &["BULK"],
     rungs: &[
         Rung {

@@ -22,6 +22,7 @@ pub const SPEC: SensorSpec = SensorSpec {
     number: TCP_RETRANSMIT,
     about: "TCP segments that are sent again",
     required: true,
+    sampled: false,
     maps: &["BULK"],
     rungs: &[
         Rung {

@@ -89,7 +89,11 @@ pub fn start(taker: Taker, task: &Task, places: Places) -> Result<Running> {
     Ok(Running(child))
 }
 
-fn beside() -> Result<PathBuf> {
+/// The bare consumer's program.
+///
+/// # Errors
+/// It is not beside this one.
+pub(super) fn beside() -> Result<PathBuf> {
     let path = std::env::current_exe().context("where this program is")?.with_file_name("faultline-bare");
     ensure!(path.is_file(), "{} is not there; `cargo xtask bench` builds it", path.display());
     Ok(path)

@@ -4,6 +4,8 @@
 //! Speed is told as ratios of things measured in the same run, interleaved, with an A/A control that shows what chance
 //! alone does; absolute numbers belong to the machine that printed them. Children, loop devices and cgroups are its own.
 
+pub mod acting;
+pub mod actor;
 pub mod alloc;
 pub mod consumer;
 pub mod footprint;
@@ -15,6 +17,7 @@ pub mod programs;
 pub mod rate;
 pub mod reaction;
 pub mod report;
+pub mod restart;
 pub mod ring;
 pub mod stats;
 pub mod steady;
@@ -40,11 +43,12 @@ pub struct Bench {
 type Measurement = fn(&Bench, &mut Report) -> Result<()>;
 
 /// Every measurement by its word.
-const ALL: [(&str, Measurement); 8] = [
+const ALL: [(&str, Measurement); 9] = [
     ("programs", programs::measure_runs),
     ("overhead", programs::measure_overhead),
     ("reaction", reaction::measure),
     ("hands", hands::measure),
+    ("restart", restart::measure),
     ("engine", rate::measure),
     ("ring", ring::measure),
     ("footprint", footprint::measure),
@@ -56,8 +60,9 @@ const USAGE: &str = "faultline-bench [--json] [--quick] [--only NAME]...
 Measures on this machine, as root. Exit status: 0 every bar met, 1 a bar missed, 2 bad arguments.
 
   --json        one JSON object a line
-  --quick       fewer and shorter rounds: under two minutes
-  --only NAME   only this: programs, overhead, reaction, hands, engine, ring, footprint, allocations";
+  --quick       fewer and shorter rounds: under three minutes
+  --only NAME   only this: programs, overhead, reaction, hands, restart, engine, ring, footprint, allocations;
+                with `cargo xtask bench` also rivals, which is in a VM";
 
 /// How it was asked for.
 #[derive(Debug, Default)]

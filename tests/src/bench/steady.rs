@@ -25,7 +25,7 @@ use faultline::{
 };
 
 use super::{
-    Bench, alloc,
+    Bench, acting, alloc,
     consumer::{Discarded, fly, live},
     generator::{self, Death, Order},
     machine,
@@ -52,7 +52,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     report.add(line("steady.allocations (rings)", calls, inputs));
     let (calls, inputs) = from_memory(bench, &Inputs::read(&path)?, &header)?;
     report.add(line("steady.allocations (all sensors)", calls, inputs));
-    Ok(())
+    acting::measure(bench, report)
 }
 
 fn line(name: &str, calls: u64, inputs: u64) -> Measure {

@@ -13,6 +13,8 @@ const USAGE: &str = "usage: faultline-case COMMAND
   systemd             the client of the service manager against a real systemd
   flood               a million requests while the consumer is stopped, each in the books
   heal                real faults healed by a real policy, with the time to health by an independent prober
+  guardian [N]        N agents (default 8) killed at random points of a freeze or a limit, and nothing is left of it
+  rivals [quick] [json]  a greedy group ended by earlyoom, by faultline, by the kernel (VM only: `vm --earlyoom`)
   record DIR [FAULT]  make labelled recordings in DIR
   replay DIR          replay everything below DIR against its golden and truth
   bless DIR           make the goldens below DIR anew from replays";
@@ -33,6 +35,7 @@ fn run(words: &[String]) -> Result<()> {
     let folder = || words.get(1).map(Path::new).context(USAGE);
     match command.as_str() {
         inject::child::RESTING => return inject::child::rest(words.get(1).context(USAGE)?),
+        case::rivals::GREEDY => return case::rivals::greedy(&words[1..]),
         "replay" => return case::replay(folder()?),
         "bless" => return case::bless(folder()?),
         _ => {}
@@ -44,6 +47,8 @@ fn run(words: &[String]) -> Result<()> {
         "systemd" => case::systemd::systemd(),
         "flood" => case::flood::flood(),
         "heal" => case::heal::heal(),
+        "rivals" => case::rivals::rivals(&words[1..]),
+        "guardian" => case::guardian::guardian(words.get(1).map_or(Ok(8), |n| n.parse()).context(USAGE)?),
         "record" => case::record::record(folder()?, &words[2..]),
         _ => bail!("{USAGE}"),
     }

@@ -8,7 +8,7 @@ use faultline::{
     clock::monotonic_ns,
     heal::{
         Protection,
-        executor::{Executor, Guard, HandReport, Order, Parts, Standing},
+        executor::{Executor, Guard, HandReport, Order, Orders, Parts, Standing, orders},
         journal::RecoveryJournal,
     },
     kernel::{Root, cgroup::CgroupLayout},
@@ -25,14 +25,14 @@ use crate::{agent::PATIENCE, private_systemd::PrivateSystemd};
 
 /// An executor in a task, and our ends of its channels.
 struct Bench {
-    orders: mpsc::Sender<Order>,
+    orders: Orders,
     names: mpsc::Sender<Arc<[CgroupName]>>,
     reports: mpsc::Receiver<HandReport>,
 }
 
 impl Bench {
     async fn start(manager: &PrivateSystemd) -> Result<Self> {
-        let (orders, orders_in) = mpsc::channel(8);
+        let (orders, orders_in) = orders(8);
         let (names, names_in) = mpsc::channel(8);
         let (reports_out, reports) = mpsc::channel(8);
         let standing = Arc::new(Standing::default());
@@ -66,7 +66,7 @@ impl Bench {
             timeout_ns: PATIENCE.as_nanos() as u64,
             verify_ns: verify.as_nanos() as u64,
         };
-        self.orders.send(Order::Act(request)).await?;
+        ensure!(self.orders.send(Order::Act(request)), "the queue of orders is full");
         match self.report().await? {
             HandReport::Done(done) if done.id == id => Ok(done),
             other => bail!("{other:?}"),

@@ -6,11 +6,13 @@
 
 pub mod executor;
 pub mod flood;
+pub mod guardian;
 pub mod heal;
 pub mod health;
 pub mod observe;
 pub mod record;
 pub mod ring;
+pub mod rivals;
 pub mod systemd;
 
 use std::{io::Write, path::Path};

@@ -113,6 +113,15 @@ pub fn rest(bytes: &str) -> Result<()> {
 }
 
 impl Resting {
+    /// Sets its `oom_score_adj`.
+    ///
+    /// # Errors
+    /// It is gone, or lower than before without the right to it.
+    pub fn score(&self, score: i32) -> Result<()> {
+        let file = self.with(|child| format!("/proc/{}/oom_score_adj", child.id()));
+        std::fs::write(&file, score.to_string()).with_context(|| format!("cannot write {file}"))
+    }
+
     /// Whether it lives.
     pub fn is_alive(&self) -> bool {
         self.with(|child| matches!(child.try_wait(), Ok(None)))

@@ -71,6 +71,9 @@ pub struct Args {
     /// Put systemd and a D-Bus daemon into the guest; nothing is started (tests start a private manager).
     #[arg(long)]
     systemd: bool,
+    /// Put earlyoom into the guest; nothing is started.
+    #[arg(long)]
+    earlyoom: bool,
     /// What to run in the guest.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -139,18 +142,38 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 
 fn request(args: &Args, kernel: &'static Kernel, several: bool) -> Result<VmRequest> {
     let systemd = if args.systemd { tools::systemd()? } else { Vec::new() };
+    let earlyoom = args.earlyoom.then(tools::earlyoom).transpose()?;
     let out = args.out.as_ref().map(|folder| if several { folder.join(kernel.name) } else { folder.clone() });
     Ok(VmRequest {
         kernel,
         memory_mb: args.mem,
         append: args.append.clone(),
-        files: ours().chain(systemd).chain(args.file.iter().cloned()).collect(),
+        files: ours().chain(systemd).chain(earlyoom).chain(args.file.iter().cloned()).collect(),
         environment: args.env.clone(),
         out,
         timeout: Duration::from_secs(args.timeout),
         slow_disk_ms: args.slow_disk,
         disk_mb: args.disk,
         command: args.command.clone(),
+    })
+}
+
+/// The comparison with a killer that is allowed nowhere else: `faultline-case rivals` with these words, beside earlyoom.
+///
+/// # Errors
+/// It cannot be fetched.
+pub fn rivals(words: impl Iterator<Item = String>) -> Result<VmRequest> {
+    Ok(VmRequest {
+        kernel: kernel::find("6.12")?,
+        memory_mb: 512,
+        append: Vec::new(),
+        files: ours().chain([tools::earlyoom()?]).collect(),
+        environment: Vec::new(),
+        out: None,
+        timeout: Duration::from_secs(300),
+        slow_disk_ms: None,
+        disk_mb: None,
+        command: ["faultline-case", "rivals"].map(str::to_owned).into_iter().chain(words).collect(),
     })
 }
 

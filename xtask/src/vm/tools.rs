@@ -25,6 +25,9 @@ const SYSTEMD: &[&str] = &["systemd", "dbus-daemon"];
 const SYSTEMD_PROGRAMS: [(&str, bool); 3] =
     [("usr/lib/systemd/systemd", true), ("usr/lib/systemd/systemd-executor", false), ("usr/bin/dbus-daemon", true)];
 
+/// A killer of large processes that polls the machine's memory, for guests that are asked for one. It never runs outside of one.
+const EARLYOOM: &[&str] = &["earlyoom"];
+
 /// The emulator and its firmware.
 const QEMU: &[&str] = &["qemu-system-x86"];
 
@@ -103,6 +106,15 @@ pub fn systemd() -> Result<Vec<GuestFile>> {
     let tools = Tools::ensure("systemd", SYSTEMD)?;
     systemd_below(&tools.root)
         .with_context(|| format!("{} has no systemd; remove that folder to fetch it again", tools.root.display()))
+}
+
+/// earlyoom for the guest, always from the cache: nobody has it running by accident.
+///
+/// # Errors
+/// It cannot be fetched.
+pub fn earlyoom() -> Result<GuestFile> {
+    let tools = Tools::ensure("earlyoom", EARLYOOM)?;
+    Ok(GuestFile::program(tools.first(&["usr/bin", "bin"], "earlyoom")?))
 }
 
 fn systemd_below(root: &Path) -> Option<Vec<GuestFile>> {

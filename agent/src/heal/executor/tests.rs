@@ -47,7 +47,7 @@ impl Journal for Memory {
 
 struct Bench {
     runtime: tokio::runtime::Runtime,
-    orders: Option<mpsc::Sender<Order>>,
+    orders: Option<Orders>,
     names: mpsc::Sender<Arc<[CgroupName]>>,
     reports: mpsc::Receiver<HandReport>,
     task: tokio::task::JoinHandle<()>,
@@ -56,7 +56,7 @@ struct Bench {
 impl Bench {
     fn new(journal: Memory, protected: Vec<Protected>) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (orders, orders_in) = mpsc::channel(8);
+        let (orders, orders_in) = orders(8);
         let (names, names_in) = mpsc::channel(8);
         let (reports_out, reports) = mpsc::channel(8);
         let standing = Arc::new(Standing::default());
@@ -81,8 +81,8 @@ impl Bench {
         self.runtime.block_on(self.names.send(Arc::from([name]))).unwrap();
     }
 
-    fn send(&self, request: Request) {
-        self.runtime.block_on(self.orders.as_ref().unwrap().send(Order::Act(request))).unwrap();
+    fn send(&mut self, request: Request) {
+        assert!(self.orders.as_mut().unwrap().send(Order::Act(request)));
     }
 
     fn next(&mut self) -> HandReport {
@@ -189,10 +189,8 @@ fn a_cgroup_is_frozen_watched_and_thawed_and_all_is_written_down() {
             other => panic!("{other:?}"),
         }
     }
-    bench.runtime.block_on(async {
-        let verdict = Order::Outcome { id: 2, outcome: Outcome::Recovered, at_ns: 1 };
-        bench.orders.as_ref().unwrap().send(verdict).await.unwrap();
-    });
+    let verdict = Order::Outcome { id: 2, outcome: Outcome::Recovered, at_ns: 1 };
+    assert!(bench.orders.as_mut().unwrap().send(verdict));
     bench.end();
     let lines = lines.lock().unwrap().join("; ");
     assert_eq!(lines, "intend 1 1; done 1 None; intend 2 1; done 2 None; outcome 2 recovered");
@@ -214,40 +212,54 @@ fn no_journal_no_action() {
     }
 }
 
+/// A journal so slow that the fault may clear meanwhile.
+struct Slow {
+    standing: Arc<Standing>,
+    clears: bool,
+}
+
+impl Journal for Slow {
+    fn intend(&mut self, _: u64, _: &Request, _: &str, _: &Undo) -> Result<(), Reason> {
+        if self.clears {
+            self.standing.cleared(7);
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, done: &Done) -> Result<(), Reason> {
+        assert_eq!(done.reason, self.clears.then_some(Reason::FaultCleared));
+        Ok(())
+    }
+
+    fn outcome(&mut self, _: u64, _: Outcome, _: u64) -> Result<(), Reason> {
+        Ok(())
+    }
+}
+
 #[test]
 fn a_fault_that_clears_while_the_intent_is_written_is_left_alone() {
-    struct Slow(Arc<Standing>);
-    impl Journal for Slow {
-        fn intend(&mut self, _: u64, _: &Request, _: &str, _: &Undo) -> Result<(), Reason> {
-            self.0.cleared(7);
-            Ok(())
-        }
-        fn done(&mut self, done: &Done) -> Result<(), Reason> {
-            assert_eq!(done.reason, Some(Reason::FaultCleared));
-            Ok(())
-        }
-        fn outcome(&mut self, _: u64, _: Outcome, _: u64) -> Result<(), Reason> {
-            Ok(())
-        }
+    for clears in [true, false] {
+        let Some(mut sandbox) = Sandbox::new(&["unified"]) else { return };
+        let _ = sandbox.process();
+        let id = sandbox.id("unified");
+        let standing = Arc::new(Standing::default());
+        assert!(standing.opened(7));
+        let tools = Tools {
+            systemd: Systemd::new(Bus::System),
+            layout: CgroupLayout::gather(&Root::live()).unwrap(),
+            guard: Guard { protected: Vec::new(), pids: Protection::of_agent(None), own_unit: None },
+            standing: standing.clone(),
+            journal: Mutex::new(Slow { standing, clears }),
+        };
+        let named = Named::Cgroup { tree: Tree::Process, id, path: Arc::from(sandbox.path.as_str()) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let work = act::act(Arc::new(tools), request(1, Verb::FreezeCgroup, Entity::Cgroup(Tree::Process, id)), named);
+        let (done, hand) = runtime.block_on(work);
+        assert_eq!((done.reason, hand.is_none()), (clears.then_some(Reason::FaultCleared), clears));
+        assert_eq!(done.started_ns == 0, clears);
+        // Where the fault stands, the same request freezes.
+        assert_eq!(sandbox.read("unified", "cgroup.freeze") == "0", clears);
     }
-    let Some(mut sandbox) = Sandbox::new(&["unified"]) else { return };
-    let _ = sandbox.process();
-    let id = sandbox.id("unified");
-    let standing = Arc::new(Standing::default());
-    assert!(standing.opened(7));
-    let tools = Tools {
-        systemd: Systemd::new(Bus::System),
-        layout: CgroupLayout::gather(&Root::live()).unwrap(),
-        guard: Guard { protected: Vec::new(), pids: Protection::of_agent(None), own_unit: None },
-        standing: standing.clone(),
-        journal: Mutex::new(Slow(standing)),
-    };
-    let named = Named::Cgroup { tree: Tree::Process, id, path: Arc::from(sandbox.path.as_str()) };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let work = act::act(Arc::new(tools), request(1, Verb::FreezeCgroup, Entity::Cgroup(Tree::Process, id)), named);
-    let (done, hand) = runtime.block_on(work);
-    assert_eq!((done.reason, done.started_ns, hand.is_none()), (Some(Reason::FaultCleared), 0, true));
-    assert_eq!(sandbox.read("unified", "cgroup.freeze"), "0");
 }
 
 #[test]
