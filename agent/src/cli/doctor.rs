@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::{CliError, FINDING, OutputArgs, print};
 use crate::{
+    attribution::block_stack,
     clock,
     config::Config,
     export::{Exporter, Format, HealthLine},
@@ -55,7 +56,8 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, CliError> {
             return Err(error.into());
         }
     };
-    findings.push(Finding::good("maps", format!("{} kB of kernel memory", loaded.map_bytes / 1024)));
+    findings.push(maps(&loaded.map_bytes));
+    findings.push(disks(&root));
     findings.extend(loaded.notes.iter().map(|note| Finding::bad("maps", note.clone())));
     let mut text = render(&exporter, args.output.format(), &findings);
     for (number, health) in loaded.health.iter().enumerate() {
@@ -122,6 +124,28 @@ fn btf(root: &Root) -> Finding {
             format!("{error}: only the tracepoint rungs are available; use a kernel with CONFIG_DEBUG_INFO_BTF"),
         ),
     }
+}
+
+/// Every map has a fixed size; the largest come first.
+fn maps(bytes: &[(String, u64)]) -> Finding {
+    let mut all: Vec<_> = bytes.iter().filter(|(name, _)| !name.starts_with('.')).collect();
+    all.sort_by_key(|(name, bytes)| (std::cmp::Reverse(*bytes), name.clone()));
+    let each: Vec<_> = all.iter().map(|(name, bytes)| format!("{name} {}", bytes / 1024)).collect();
+    let sum: u64 = bytes.iter().map(|(_, bytes)| bytes).sum();
+    Finding::good("maps", format!("{} kB of kernel memory: {}", sum / 1024, each.join(", ")))
+}
+
+/// What stands behind the names of disks: mappings, arrays, files, and where they are mounted.
+fn disks(root: &Root) -> Finding {
+    let all = block_stack::stacks(root);
+    let used = all.values().filter(|stack| stack.mount_count > 0 || stack.dm.is_some() || stack.md.is_some());
+    let each: Vec<_> = used
+        .map(|stack| {
+            let mounts: Vec<_> = stack.mounts.iter().map(|mount| mount.point.as_str()).collect();
+            format!("{stack} {}", mounts.join(" ")).trim_end().to_owned()
+        })
+        .collect();
+    Finding::good("disks", if each.is_empty() { "none in use".into() } else { each.join(", ") })
 }
 
 fn render(exporter: &Exporter, format: Format, findings: &[Finding]) -> String {

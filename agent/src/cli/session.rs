@@ -108,7 +108,8 @@ fn report(loaded: &Loaded) {
     for note in &loaded.notes {
         tracing::warn!("{note}");
     }
-    tracing::info!(map_bytes = loaded.map_bytes, "kernel memory of all maps");
+    let map_bytes: u64 = loaded.map_bytes.iter().map(|(_, bytes)| bytes).sum();
+    tracing::info!(map_bytes, "kernel memory of all maps");
 }
 
 fn print_health(exporter: &Exporter, loaded: &Loaded) -> Result<(), CliError> {

@@ -6,6 +6,7 @@ use faultline_common::{
 };
 
 mod actions;
+mod network;
 
 use super::*;
 use crate::model::{

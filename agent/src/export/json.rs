@@ -16,7 +16,7 @@ use crate::{
     clock,
     model::{
         action::{Action, Outcome, Reason},
-        entity::{Tree, comm_text},
+        entity::{Entity, Tree, comm_text},
         event::{Event, errno, has, latency_ns, op_name},
         fault::{Class, Fault, Kind, Severity, State},
         output::Loss,
@@ -136,6 +136,20 @@ struct FaultLine<'a> {
 struct EntityLine<'a> {
     kind: &'a str,
     name: String,
+    /// What a cgroup is to people, where that is more than its path: a container or a pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<Value>,
+}
+
+fn workload(exporter: &Exporter, entity: &Entity) -> Option<Value> {
+    let known = exporter.names.workload(entity)?;
+    let container = known.container.or(known.monitor);
+    Some(json!({
+        "name": known.short().to_string(),
+        "pod": known.pod.map(|pod| pod.uid().to_string()),
+        "container": container.map(|container| container.id),
+        "unit": known.unit,
+    }))
 }
 
 /// Delay from the kernel event to the decision; null for decisions on readings and ticks.
@@ -155,7 +169,11 @@ pub fn fault(exporter: &Exporter, fault: &Fault, decided_ns: Option<u64>, out: &
         priority: fault.priority,
         confidence: f64::from(fault.confidence) / 1000.0,
         state: fault.state,
-        entity: EntityLine { kind: fault.entity.kind(), name: exporter.names.entity(&fault.entity) },
+        entity: EntityLine {
+            kind: fault.entity.kind(),
+            name: exporter.names.entity(&fault.entity),
+            workload: workload(exporter, &fault.entity),
+        },
         evidence: &fault.evidence,
         opened_ns: fault.opened_ns,
         kernel_to_decision_ns: delay_ns(fault, decided_ns),

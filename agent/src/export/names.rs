@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    attribution::names::NameTable,
+    attribution::{
+        names::NameTable,
+        workload::{Workload, workload},
+    },
     model::{
         bounded::BoundedMap,
         entity::{Entity, Tree, comm_text, ip},
@@ -71,6 +74,13 @@ impl Names {
     /// Name of a device, or its numbers.
     pub fn device(&self, dev: u32) -> String {
         self.devices.peek(&dev).cloned().unwrap_or_else(|| format!("{}:{}", dev >> 20, dev & 0xf_ffff))
+    }
+
+    /// What runs in a cgroup, where its path tells of a container or a pod.
+    pub fn workload(&self, entity: &Entity) -> Option<Workload<'_>> {
+        let Entity::Cgroup(tree, id) = entity else { return None };
+        let found = workload(self.cgroup(*tree, *id)?);
+        (found.pod.is_some() || found.container.is_some() || found.monitor.is_some()).then_some(found)
     }
 
     /// Name of an entity.

@@ -137,10 +137,14 @@ pub fn fault(exporter: &Exporter, fault: &Fault, decided_ns: Option<u64>, colour
     let delay =
         delay_ns(fault, decided_ns).map_or(String::new(), |ns| format!(" [{} after the kernel event]", duration(ns)));
     let head = format!("{word:<8} {:<16}", fault.kind.name());
+    let workload = exporter.names().workload(&fault.entity).map_or(String::new(), |known| {
+        // A name that somebody else chose must not steer the terminal.
+        format!(" [{}]", known.short().to_string().replace(char::is_control, "?"))
+    });
     put(
         out,
         format_args!(
-            "{} {} {} {} (f{}, {}, priority {}, confidence {:.2}): {}{delay}",
+            "{} {} {} {}{workload} (f{}, {}, priority {}, confidence {:.2}): {}{delay}",
             time(exporter, fault.at_ns),
             paint(&head, code, colour),
             fault.entity.kind(),

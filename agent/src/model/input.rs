@@ -13,6 +13,7 @@ use super::{
 
 /// One numbered step of the engine.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a boxed reading would be freed on the reactor's path")]
 pub enum Input {
     /// A decoded frame.
     Event(Event),

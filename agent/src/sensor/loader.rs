@@ -137,8 +137,8 @@ pub struct Loaded {
     pub bulk: Option<RingBuf<MapData>>,
     /// Mapped arrays; taken by the source and the sampler.
     pub arrays: std::sync::Arc<Arrays>,
-    /// Kernel memory of all maps, bytes; 0 where the kernel does not tell.
-    pub map_bytes: u64,
+    /// Kernel memory of each map, bytes; 0 where the kernel does not tell.
+    pub map_bytes: Vec<(String, u64)>,
     /// What had to be changed to load at all.
     pub notes: Vec<String>,
     /// What this kernel calls its reasons to drop a packet.
@@ -197,7 +197,8 @@ pub fn load(facts: &KernelFacts, config: &Config, options: &Options) -> Result<L
         None => attacher.attach(SENSORS[n], options.hooks.get(SENSORS[n].name).map(String::as_str)),
     });
     let (links, programs) = (attacher.links, attacher.programs);
-    let map_bytes = created.ebpf.maps().filter_map(|(_, map)| memlock(map)).sum();
+    let bytes = |(name, map): (&str, &Map)| (name.to_owned(), memlock(map).unwrap_or(0));
+    let map_bytes = created.ebpf.maps().map(bytes).collect();
     let arrays = arrays(&mut created, cpus as usize, facts.page_size as usize)?;
     store_tunables(&arrays.tunables, &Tunables { benign_drops: drops::benign(&drop_reasons), ..config.limits });
     Ok(Loaded {

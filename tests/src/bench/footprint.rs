@@ -75,7 +75,8 @@ fn share(agent: &Ignored, cpu: f64, begin_ns: u64) -> Result<f64> {
 
 fn kernel_memory(report: &mut Report) -> Result<()> {
     let loaded = loader::load(&machine::facts(), &Config::default(), &loader::Options::default())?;
-    let measure = Measure::new("memory.maps", loaded.map_bytes as f64 / 1e6, "MB");
+    let measure =
+        Measure::new("memory.maps", loaded.map_bytes.iter().map(|(_, bytes)| bytes).sum::<u64>() as f64 / 1e6, "MB");
     report.add(measure.note("kernel memory of all maps, default sizes, as the kernel charges it"));
     Ok(())
 }

@@ -65,6 +65,11 @@ pub const STEPS: &[Step] = &[
         &["vm", "--kernel", "5.10.218", "--timeout", "300", "--", "faultline-case", "observe"],
     ),
     Step::vm(
+        "vm-5.10.262",
+        "all faults observed on 5.10.262",
+        &["vm", "--kernel", "5.10.262", "--timeout", "300", "--", "faultline-case", "observe"],
+    ),
+    Step::vm(
         "vm-6.1",
         "all faults observed on 6.1",
         &["vm", "--kernel", "6.1", "--timeout", "300", "--", "faultline-case", "observe"],
@@ -73,6 +78,21 @@ pub const STEPS: &[Step] = &[
         "vm-6.12",
         "all faults observed on 6.12",
         &["vm", "--kernel", "6.12", "--timeout", "300", "--", "faultline-case", "observe"],
+    ),
+    Step::vm(
+        "vm-6.18",
+        "all faults observed on 6.18",
+        &["vm", "--kernel", "6.18", "--timeout", "300", "--", "faultline-case", "observe"],
+    ),
+    Step::vm(
+        "vm-7.3",
+        "all faults observed on 7.3",
+        &["vm", "--kernel", "7.3", "--timeout", "300", "--", "faultline-case", "observe"],
+    ),
+    Step::vm(
+        "guardian-6.12",
+        "agents killed in the middle of a freeze or a limit",
+        &["vm", "--kernel", "6.12", "--timeout", "600", "--", "faultline-case", "guardian", "12"],
     ),
     Step::vm(
         "systemd-6.12",

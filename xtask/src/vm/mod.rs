@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "kernel")]
     all: bool,
     /// Memory of the guest in megabytes.
-    #[arg(long, value_name = "MB", default_value_t = 256)]
+    #[arg(long, value_name = "MB", default_value_t = 384)]
     mem: u32,
     /// More kernel parameters.
     #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
