@@ -57,17 +57,15 @@ async fn session(plan: Plan) -> Result<ExitCode, CliError> {
         Mode::Act => Some(privilege::lock_node(privilege::LOCK.as_ref())?),
         Mode::Observe => None,
     };
-    for grant in [privilege::raise_memlock(), privilege::lock_memory(), privilege::protect_from_oom()] {
-        if let Some(refused) = grant.refused {
-            tracing::info!(what = grant.what, "{refused}");
-        }
-    }
+    tell([privilege::raise_memlock(), privilege::protect_from_oom()]);
     let facts = gather();
     let anchor = clock::anchor();
     // Before the first program is attached: who dies a moment later may take its cgroup along.
     let resolver = Resolver::new(resolver::trees(&facts.cgroups));
     let mut loaded = loader::load(&facts, &plan.config, &plan.options)?;
+    // What loading used goes back first: locked memory cannot be given back from the middle of the heap.
     privilege::trim_heap();
+    tell([privilege::lock_memory()]);
     report(&loaded);
     let header = header(&facts, anchor, &plan, &loaded);
     let recording = match &plan.record {
@@ -89,6 +87,14 @@ async fn session(plan: Plan) -> Result<ExitCode, CliError> {
     privilege::wait_for_programs();
     drop(logs);
     running.finish(deadline, exporter()).await
+}
+
+fn tell(grants: impl IntoIterator<Item = privilege::Grant>) {
+    for grant in grants {
+        if let Some(refused) = grant.refused {
+            tracing::info!(what = grant.what, "{refused}");
+        }
+    }
 }
 
 /// Facts of this kernel, with tracefs mounted where it was missing.
