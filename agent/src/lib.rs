@@ -18,6 +18,7 @@ pub mod decode;
 
 pub mod attribution;
 pub mod detect;
+pub mod kernel_log;
 
 pub mod classify;
 pub mod correlate;

@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod bench;
 pub mod case;
+pub mod eval;
 pub mod inject;
 pub mod lock;
 pub mod patient;
