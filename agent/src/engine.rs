@@ -158,6 +158,7 @@ impl Engine {
             Fact::Gone(names) => names.iter().for_each(|name| self.decider.forget_cgroup(name)),
             Fact::Devices(names) => out.push(Output::Devices(names.clone())),
             Fact::DropReasons(names) => out.push(Output::DropReasons(names.clone())),
+            Fact::KernelLog(report) => self.now_ns = self.now_ns.max(report.now_ns),
             Fact::Own(paths) => self.decider.learn_own(paths),
             Fact::Done(done) => {
                 self.now_ns = self.now_ns.max(done.finished_ns);
@@ -181,7 +182,7 @@ impl Engine {
     /// Turns the step's signals into faults.
     fn flush(&mut self, out: &mut Vec<Output>) {
         for signal in self.signals.drain(..) {
-            let lossy = self.ledger.is_lossy(sensor_of(signal.kind), self.now_ns);
+            let lossy = sensor_of(signal.kind).is_some_and(|sensor| self.ledger.is_lossy(sensor, self.now_ns));
             let said = out.len();
             self.life.signal(&signal, self.now_ns, lossy, &mut |fault| out.push(Output::Fault(fault)));
             if !signal.joins
@@ -238,9 +239,9 @@ impl From<Decided> for Output {
     }
 }
 
-/// The sensor whose losses make a verdict of this kind less sure.
-fn sensor_of(kind: Kind) -> u16 {
-    match kind {
+/// The sensor whose losses make a verdict of this kind less sure; the kernel's log is none of them.
+fn sensor_of(kind: Kind) -> Option<u16> {
+    Some(match kind {
         Kind::ProcessCrash | Kind::CrashLoop => PROCESS_EXIT,
         Kind::OomKill => OOM_KILL,
         Kind::DiskLatency | Kind::DiskError => BLOCK_IO,
@@ -249,7 +250,8 @@ fn sensor_of(kind: Kind) -> u16 {
         Kind::ConnectFailure => TCP_CONNECT,
         Kind::ConnectionReset => TCP_RESET,
         Kind::BadChecksum => PACKET_DROP,
-    }
+        Kind::KernelLog => return None,
+    })
 }
 
 #[cfg(test)]

@@ -6,10 +6,13 @@
 
 pub mod life_cycle;
 
-use crate::model::{
-    entity::Entity,
-    evidence::Value,
-    fault::{Class, Kind, Severity, Signal},
+use crate::{
+    kernel_log::rules,
+    model::{
+        entity::Entity,
+        evidence::Value,
+        fault::{Class, Kind, Severity, Signal},
+    },
 };
 
 /// The class of a signal.
@@ -27,6 +30,10 @@ pub fn class(signal: &Signal) -> Class {
         Kind::ConnectFailure if is_set(signal, "refused") => Class::ServiceUnavailability,
         Kind::ConnectFailure => Class::NetworkPartition,
         Kind::BadChecksum => Class::DataCorruption,
+        Kind::KernelLog => match signal.entity {
+            Entity::Kernel { rule, .. } => rules::at(rule).map_or(Class::NodeFailure, |rule| rule.class),
+            _ => Class::NodeFailure,
+        },
     }
 }
 
@@ -43,7 +50,7 @@ pub fn priority(severity: Severity, entity: &Entity, signals: u64) -> u8 {
         Severity::Critical => 80,
     };
     let reach = match entity {
-        Entity::Device(_) => 10,
+        Entity::Device(_) | Entity::Kernel { .. } => 10,
         Entity::Unit(_) | Entity::Cgroup(..) => 8,
         Entity::Peer { .. } => 5,
         Entity::Executable(_) | Entity::Process(_) => 0,

@@ -12,6 +12,7 @@ use crate::{
     kernel::{Btf, KernelFacts, Lockdown, PidNamespace, Root, tracefs},
     privilege,
     sensor::{SENSORS, loader},
+    source::kmsg::{self, Kmsg},
 };
 
 /// Arguments of `doctor`.
@@ -63,6 +64,9 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, CliError> {
     for (number, health) in loaded.health.iter().enumerate() {
         exporter.health(&HealthLine::of(number, health), clock::monotonic_ns(), &mut text);
     }
+    let attached = |sensor: u16| loaded.health[usize::from(sensor)].is_attached();
+    let log = Kmsg::open(kmsg::felt_elsewhere(attached)).err().map(|error| error.to_string());
+    exporter.health(&HealthLine::kernel_log(log), clock::monotonic_ns(), &mut text);
     print(&text)?;
     let ready = SENSORS.iter().zip(&loaded.health).all(|(s, h)| h.is_attached() || !s.required);
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::from(FINDING) })

@@ -38,6 +38,7 @@ use crate::{
     sensor::loader::{self, Loaded},
     source::{
         flight::{Flight, SEGMENTS, Shelf, Trigger},
+        kmsg::{self, Kmsg},
         live::{self, FlightTee, Live},
         queue::{Doorbell, FactSender, Promises},
         recorder::{self, LastGap, Tail, Tee},
@@ -155,6 +156,16 @@ struct Ended {
 
 type LineTask = JoinHandle<(Exporter, std::io::Result<()>)>;
 
+/// What is opened before the reactor starts.
+pub(super) struct Opened {
+    /// Has walked the cgroups.
+    pub resolver: Resolver,
+    /// Where `--record` asks for one.
+    pub recording: Option<Recording>,
+    /// Where it can be read.
+    pub kernel_log: Option<Kmsg>,
+}
+
 /// Everything that runs until the stop.
 pub(super) struct Running {
     reactor: std::thread::JoinHandle<Ended>,
@@ -166,6 +177,7 @@ pub(super) struct Running {
     flight: Option<FlightTask>,
     crew: Crew,
     resolver: Arc<resolver::Control>,
+    kmsg: Option<kmsg::Control>,
     sampler: JoinHandle<()>,
     /// Notified when going on makes no sense: nobody reads the lines any more, or the reactor ended.
     pub(super) stop_wanted: Arc<Notify>,
@@ -175,12 +187,12 @@ impl Running {
     pub(super) fn start(
         plan: &Plan,
         facts: &KernelFacts,
-        resolver: Resolver,
+        opened: Opened,
         loaded: &mut Loaded,
         exporter: Exporter,
         header: Header,
-        mut recording: Option<Recording>,
     ) -> Result<Self, CliError> {
+        let Opened { resolver, mut recording, kernel_log } = opened;
         let (sender, queue, bell) = FactSender::new().map_err(CliError::system("fact queue"))?;
         let counters = Arc::new(Counters::new(loaded.arrays.clone(), std::mem::take(&mut loaded.programs)));
         let disks = Disks::new(loaded.arrays.clone(), plan.config.detect.disk_latency);
@@ -192,6 +204,7 @@ impl Running {
             tracing::warn!("drop reasons have numbers instead of names");
         }
         let resolver = start_resolver(resolver, &sender, crew.taps())?;
+        let kmsg = kernel_log.and_then(|log| start_kmsg(log, &sender));
         let sampler = start_sampler(counters.clone(), disks, sender);
         let (sink, lines) = writer::pair().map_err(CliError::system("line queue"))?;
         let finish_lines = Box::new(lines.finisher());
@@ -224,6 +237,7 @@ impl Running {
             flight,
             crew,
             resolver,
+            kmsg,
             sampler,
             stop_wanted,
         })
@@ -233,6 +247,9 @@ impl Running {
     pub(super) async fn finish(self, deadline: Deadline, spare: Exporter) -> Result<ExitCode, CliError> {
         self.sampler.abort();
         self.resolver.stop();
+        if let Some(kmsg) = &self.kmsg {
+            kmsg.stop();
+        }
         self.control.stop_by(deadline.0 - TAIL_NS);
         self.bell.ring_always();
         let reactor = self.reactor;
@@ -315,6 +332,15 @@ fn start_resolver(
         resolver.run(&theirs, &sender, &mut tap);
     });
     Ok(control)
+}
+
+/// The kernel's log, as far as it can be read; without it the sensors still feel.
+fn start_kmsg(log: Kmsg, sender: &FactSender) -> Option<kmsg::Control> {
+    let control =
+        kmsg::Control::new().inspect_err(|error| tracing::warn!(%error, "the kernel's log is not read")).ok()?;
+    let (theirs, sender) = (control.clone(), sender.clone());
+    tokio::task::spawn_blocking(move || log.run(&theirs, &sender));
+    Some(control)
 }
 
 fn start_sampler(counters: Arc<Counters>, mut disks: Disks, sender: FactSender) -> JoinHandle<()> {

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     CliError, print,
-    running::{Deadline, Recording, Running},
+    running::{Deadline, Opened, Recording, Running},
 };
 use crate::{
     attribution::resolver::{self, Resolver},
@@ -24,7 +24,10 @@ use crate::{
         loader::{self, Loaded},
         logs::LogBridge,
     },
-    source::recording::{ClockAnchor, FORMAT, FieldSpec, Header, SensorTable},
+    source::{
+        kmsg::{self, Kmsg},
+        recording::{ClockAnchor, FORMAT, FieldSpec, Header, SensorTable},
+    },
 };
 
 /// What to run.
@@ -73,8 +76,10 @@ async fn session(plan: Plan) -> Result<ExitCode, CliError> {
         None => None,
     };
     let exporter = || Exporter::new(anchor, plan.format, plan.config.events);
-    print_health(&exporter(), &loaded)?;
-    let running = Running::start(&plan, &facts, resolver, &mut loaded, exporter(), header, recording)?;
+    let kernel_log = kernel_log(&plan.config, &loaded);
+    print_health(&exporter(), &loaded, &kernel_log)?;
+    let opened = Opened { resolver, recording, kernel_log: kernel_log.ok() };
+    let running = Running::start(&plan, &facts, opened, &mut loaded, exporter(), header)?;
     let logs = if plan.options.debug { LogBridge::start(loaded.ebpf_mut()) } else { None };
     let stop_wanted = running.stop_wanted.clone();
     tokio::select! {
@@ -118,11 +123,21 @@ fn report(loaded: &Loaded) {
     tracing::info!(map_bytes, "kernel memory of all maps");
 }
 
-fn print_health(exporter: &Exporter, loaded: &Loaded) -> Result<(), CliError> {
+/// The kernel's log, or why it is not read. What an attached sensor feels is left to it.
+fn kernel_log(config: &Config, loaded: &Loaded) -> Result<Kmsg, String> {
+    if !config.kernel_log {
+        return Err("switched off: sensors.kernel_log = false".into());
+    }
+    let attached = |sensor: u16| loaded.health[usize::from(sensor)].is_attached();
+    Kmsg::open(kmsg::felt_elsewhere(attached)).map_err(|error| error.to_string())
+}
+
+fn print_health(exporter: &Exporter, loaded: &Loaded, log: &Result<Kmsg, String>) -> Result<(), CliError> {
     let mut text = String::new();
     for (number, health) in loaded.health.iter().enumerate() {
         exporter.health(&HealthLine::of(number, health), exporter.anchor.monotonic_ns, &mut text);
     }
+    exporter.health(&HealthLine::kernel_log(log.as_ref().err().cloned()), exporter.anchor.monotonic_ns, &mut text);
     print(&text)
 }
 

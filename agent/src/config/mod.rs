@@ -165,6 +165,8 @@ pub struct Config {
     pub policy: policy::Policy,
     /// Which sensors are on, by sensor number.
     pub sensors: [bool; SENSORS],
+    /// Whether the kernel's log is read, too.
+    pub kernel_log: bool,
     /// The reactor thread.
     pub reactor: Reactor,
     /// Ring sizes.

@@ -49,6 +49,7 @@ struct RawSensors {
     tcp_connect: Option<bool>,
     tcp_reset: Option<bool>,
     packet_drop: Option<bool>,
+    kernel_log: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -261,6 +262,7 @@ fn build(raw: Raw, check: &Checker<'_>) -> Result<Config, ConfigError> {
         mode: raw.mode.unwrap_or(Mode::Observe),
         policy: raw_policy::policy(&raw.scope, &raw.protected, &raw.plan, &raw.budget, check)?,
         sensors,
+        kernel_log: raw.sensors.kernel_log.unwrap_or(true),
         reactor: reactor(&raw.reactor, check)?,
         rings: Rings {
             critical_bytes: check.ring("rings.critical_bytes", &raw.rings.critical_bytes, 1 << 19)?,

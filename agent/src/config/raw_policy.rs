@@ -72,7 +72,8 @@ const HEALABLE: [(Kind, Class); 4] = [
 ];
 
 /// Kinds that are about devices and peers.
-const BEYOND_REACH: [Kind; 6] = [
+const BEYOND_REACH: [Kind; 7] = [
+    Kind::KernelLog,
     Kind::DiskLatency,
     Kind::DiskError,
     Kind::RetransmitStorm,
@@ -223,7 +224,7 @@ fn on(typed: &Spanned<String>, check: &Checker<'_>) -> Checked<(Kind, Class)> {
     let name = typed.as_ref().as_str();
     if BEYOND_REACH.iter().any(|kind| kind.name() == name) {
         let expected = "a kind of fault that verbs can act upon (process_crash, crash_loop, oom_kill, task_hang): this one is \
-            about a device or a peer, which has no unit, cgroup or process";
+            about a device, a peer or the kernel, which has no unit, cgroup or process";
         return Err(check.refuse("plan.on", typed, expected));
     }
     let found = HEALABLE.into_iter().find(|(kind, _)| kind.name() == name);

@@ -225,7 +225,11 @@ impl Places {
             }
             Entity::Cgroup(tree, id) => self.cgroup(*tree, *id),
             Entity::Process(_) if verb == Verb::Kill => return Ok(process(*entity)),
-            Entity::Process(_) | Entity::Executable(_) | Entity::Device(_) | Entity::Peer { .. } => None,
+            Entity::Process(_)
+            | Entity::Executable(_)
+            | Entity::Device(_)
+            | Entity::Peer { .. }
+            | Entity::Kernel { .. } => None,
         }
         .ok_or(Reason::NoTarget)?;
         let protected = facts.protected || self.holders.contains_key(&facts.path);

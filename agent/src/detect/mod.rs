@@ -5,6 +5,7 @@
 pub mod crash;
 pub mod disk;
 pub mod hang;
+pub mod kernel_log;
 pub mod network;
 pub mod recent;
 pub mod retransmit;
@@ -113,8 +114,10 @@ impl Detectors {
     /// Hands a fact to every detector.
     pub fn fact(&mut self, fact: &Fact, context: &mut Context, out: &mut Signals) {
         self.all().into_iter().for_each(|detector| detector.fact(fact, context, out));
-        if let Fact::DropReasons(reasons) = fact {
-            self.network.learn_reasons(reasons);
+        match fact {
+            Fact::DropReasons(reasons) => self.network.learn_reasons(reasons),
+            Fact::KernelLog(report) => kernel_log::observe(report, out),
+            _ => {}
         }
     }
 }

@@ -69,6 +69,14 @@ impl<'a> HealthLine<'a> {
     }
 }
 
+impl HealthLine<'_> {
+    /// Of the kernel's log, which is no program: `error` says why it is not read.
+    pub fn kernel_log(error: Option<String>) -> Self {
+        let state = if error.is_some() { "unsupported" } else { "ok" };
+        Self { sensor: "kernel_log", state, hook: error.is_none().then_some("kmsg"), missing: Vec::new(), error }
+    }
+}
+
 /// What a run came to.
 #[derive(Clone, Debug)]
 pub struct Summary {

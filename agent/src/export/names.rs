@@ -8,6 +8,7 @@ use crate::{
         names::NameTable,
         workload::{Workload, workload},
     },
+    kernel_log::rules,
     model::{
         bounded::BoundedMap,
         entity::{Entity, Tree, comm_text, ip},
@@ -92,6 +93,10 @@ impl Names {
             Entity::Cgroup(tree, id) => self.cgroup(*tree, *id).map_or_else(|| format!("cgroup#{id}"), str::to_owned),
             Entity::Device(dev) => self.device(*dev),
             Entity::Peer { address, v6 } => ip(address, *v6).to_string(),
+            Entity::Kernel { rule, subject } => {
+                let rule = rules::at(*rule).map_or("unknown", |rule| rule.name);
+                format!("{rule} {}", comm_text(subject)).trim_end().to_owned()
+            }
         }
     }
 }

@@ -33,6 +33,17 @@ pub enum Subclass {
     Network,
 }
 
+impl Subclass {
+    /// The word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hardware => "hardware",
+            Self::Software => "software",
+            Self::Network => "network",
+        }
+    }
+}
+
 /// How the kernel says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -97,6 +108,17 @@ impl Rule {
 
 /// All rules, the first that fits wins: faults of the kernel, then of devices, then what ran out.
 pub const RULES: [&[Rule]; 3] = [kernel::RULES, devices::RULES, resources::RULES];
+
+/// A rule and its place among all of them.
+pub fn by_name(name: &str) -> Option<(u16, &'static Rule)> {
+    let mut all = (0..).zip(RULES.into_iter().flatten());
+    all.find(|(_, rule)| rule.name == name)
+}
+
+/// The rule at a place.
+pub fn at(number: u16) -> Option<&'static Rule> {
+    RULES.into_iter().flatten().nth(usize::from(number))
+}
 
 /// Lines that quote others or speak of options: nothing in them is news.
 const NEVER: &[&str] = &[

@@ -25,6 +25,13 @@ pub enum Entity {
         /// Whether all 16 bytes count.
         v6: bool,
     },
+    /// What the kernel's log speaks of.
+    Kernel {
+        /// Which rule, see [`crate::kernel_log::rules::at`].
+        rule: u16,
+        /// What it names, NUL-padded; may be empty.
+        subject: [u8; COMM_LEN],
+    },
 }
 
 /// Which cgroup hierarchy an id belongs to; ids are unique only within one.
@@ -46,6 +53,7 @@ impl Entity {
             Self::Cgroup(..) => "cgroup",
             Self::Device(_) => "device",
             Self::Peer { .. } => "peer",
+            Self::Kernel { .. } => "kernel",
         }
     }
 }

@@ -28,6 +28,8 @@ pub enum Kind {
     ConnectionReset,
     /// Packets of a peer arrive with wrong checksums.
     BadChecksum,
+    /// The kernel's log tells of it.
+    KernelLog,
 }
 
 /// The six classes of faults.
@@ -137,6 +139,7 @@ impl Kind {
             Self::ConnectFailure => "connect_failure",
             Self::ConnectionReset => "connection_reset",
             Self::BadChecksum => "bad_checksum",
+            Self::KernelLog => "kernel_log",
         }
     }
 }

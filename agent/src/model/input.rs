@@ -9,6 +9,7 @@ pub use super::counters::CounterReading;
 use super::{
     action::{Done, Verified},
     event::Event,
+    fault::Severity,
 };
 
 /// One numbered step of the engine.
@@ -59,6 +60,8 @@ pub enum Fact {
     Gone(Arc<[CgroupName]>),
     /// What the running kernel calls its reasons to drop a packet.
     DropReasons(Arc<[DropReason]>),
+    /// The kernel's log told of a fault.
+    KernelLog(KernelReport),
 }
 
 /// Latencies of a device in one window.
@@ -93,6 +96,27 @@ pub struct CgroupName {
 pub const TREE_PROCESS: u8 = 1;
 /// [`CgroupName::trees`]: the tree of the memory controller.
 pub const TREE_MEMORY: u8 = 2;
+
+/// A fault that the kernel's log tells of, see [`crate::kernel_log::report::Verdict`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelReport {
+    /// When it was read, ns.
+    pub now_ns: u64,
+    /// Name of the rule.
+    pub rule: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is ill, where the kernel names it; else empty.
+    pub subject: String,
+    /// A task's pid, a CPU's number.
+    pub number: Option<u32>,
+    /// Lines so far; for a one-line fact, how often it was said since the last time.
+    pub lines: u32,
+    /// Whether the kernel then gave up.
+    pub panicked: bool,
+    /// The report is over: the second and last word about it.
+    pub ended: bool,
+}
 
 /// A reason to drop a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

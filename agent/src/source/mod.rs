@@ -3,6 +3,7 @@
 
 pub mod flight;
 mod flight_window;
+pub mod kmsg;
 pub mod live;
 pub mod mapped;
 pub mod queue;

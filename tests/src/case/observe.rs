@@ -51,7 +51,24 @@ pub fn observe() -> Result<()> {
     for round in &ROUNDS {
         play(round, start).with_context(|| format!("on rung {}", round.rung))?;
     }
+    fallback(start)?;
     ring::too_large()
+}
+
+/// What a sensor would feel is told by the kernel's log where that sensor is off, and by it alone where it is on.
+fn fallback(start: u64) -> Result<()> {
+    let mut target = inject::prepare("hang")?;
+    let file = std::env::temp_dir().join("fallback.toml");
+    std::fs::write(&file, "[sensors]\ntask_hang = false\n").context("a configuration")?;
+    let mut agent = Agent::start(&["--no-flight", "--config", &file.display().to_string()])?;
+    let pid = target.inject(&[])?.evidence["pid"].clone();
+    let is_it = |line: &Value| line["kind"] == "kernel_log" && line["entity"]["name"] == "hung_task dd";
+    let fault = agent.wait_for("a hung task in the kernel's log", is_it)?;
+    ensure!(fault["evidence"]["number"] == pid, "it is about {pid}: {fault}");
+    let ended = agent.stop(Signal::SIGTERM)?;
+    ensure!(ended.lines.iter().all(|line| line.value["kind"] != "task_hang"), "that sensor is off");
+    step(start, "without its sensor a hung task is told by the kernel's log");
+    Ok(())
 }
 
 fn play(round: &Round, start: u64) -> Result<()> {

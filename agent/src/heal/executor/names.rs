@@ -46,7 +46,11 @@ impl Names {
                 let path = self.0.cgroup(tree, id)?.clone();
                 Some(Named::Cgroup { tree, id, path })
             }
-            Entity::Executable(_) | Entity::Process(_) | Entity::Device(_) | Entity::Peer { .. } => None,
+            Entity::Executable(_)
+            | Entity::Process(_)
+            | Entity::Device(_)
+            | Entity::Peer { .. }
+            | Entity::Kernel { .. } => None,
         }
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn encode(seq: u64, intent: &Intent) -> Option<Words> {
         Entity::Cgroup(Tree::Process, id) => (2, id),
         Entity::Cgroup(Tree::Memory, id) => (3, id),
         Entity::Process(pid) => (4, u64::from(pid)),
-        Entity::Executable(_) | Entity::Device(_) | Entity::Peer { .. } => return None,
+        Entity::Executable(_) | Entity::Device(_) | Entity::Peer { .. } | Entity::Kernel { .. } => return None,
     };
     let knob = intent.freeze.map_or(0, |freeze| if freeze.knob == Knob::FreezerState { 2 } else { 1 });
     let was_frozen = u64::from(intent.freeze.is_some_and(|freeze| freeze.was_frozen));
