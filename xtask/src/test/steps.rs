@@ -62,7 +62,7 @@ pub const STEPS: &[Step] = &[
     Step::vm(
         "vm-5.10.218",
         "all faults observed on 5.10.218",
-        &["vm", "--kernel", "5.10.218", "--timeout", "300", "--", "faultline-case", "observe"],
+        &["vm", "--kernel", "5.10.218", "--mem", "256", "--timeout", "300", "--", "faultline-case", "observe"],
     ),
     Step::vm(
         "vm-5.10.262",
@@ -72,7 +72,7 @@ pub const STEPS: &[Step] = &[
     Step::vm(
         "vm-6.1",
         "all faults observed on 6.1",
-        &["vm", "--kernel", "6.1", "--timeout", "300", "--", "faultline-case", "observe"],
+        &["vm", "--kernel", "6.1", "--mem", "256", "--timeout", "300", "--", "faultline-case", "observe"],
     ),
     Step::vm(
         "vm-6.12",
