@@ -74,7 +74,16 @@ fn local_port(sk: Option<Ptr>, missing: &mut u64, bit: u64) -> u16 {
     if held != 0 {
         return held;
     }
-    u16::from_be(sk.and_then(|s| s.read(offset!(inet_sport))).unwrap_or(0))
+    u16::from_be(full(sk).and_then(|s| s.read(offset!(inet_sport))).unwrap_or(0))
+}
+
+/// The socket, unless it is one of the short forms, behind which lies other memory (`sk_fullsock`).
+#[inline(always)]
+fn full(sk: Option<Ptr>) -> Option<Ptr> {
+    const TIME_WAIT: u8 = 6;
+    const NEW_SYN_RECV: u8 = 12;
+    let state: u8 = sk.and_then(|s| s.read(offset!(sk_state))).unwrap_or(TIME_WAIT);
+    if state == TIME_WAIT || state == NEW_SYN_RECV { None } else { sk }
 }
 
 #[inline(always)]
@@ -91,7 +100,7 @@ fn addresses(sk: Option<Ptr>, family: u16, saddr: &mut [u8; 16], daddr: &mut [u8
 /// 5.14 the word is no pointer once net_cls or net_prio is in use, which its lowest bit says.
 #[inline(always)]
 pub fn owner(sk: Option<Ptr>, missing: &mut u64, bit: u64) -> u64 {
-    let word: u64 = match sk {
+    let word: u64 = match full(sk) {
         Some(sk) if offset!(css_set_dfl_cgrp) != faultline_common::offsets::ABSENT => {
             sk.read(offset!(sk_cgroup)).unwrap_or(0)
         }

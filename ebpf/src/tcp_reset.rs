@@ -57,9 +57,12 @@ fn sent<C: EbpfContext>(ctx: &C) -> Option<()> {
     if sk.is_some() {
         return of_socket(tally, sk, 1);
     }
-    let skb = Ptr::new(arg(ctx, 1))?;
     let mut found = Ends::default();
-    if !ends(skb, &mut found) {
+    let known = match Ptr::new(arg(ctx, 1)) {
+        Some(skb) => ends(skb, &mut found),
+        None => false,
+    };
+    if !known {
         tally.filtered();
         return None;
     }

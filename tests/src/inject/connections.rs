@@ -5,7 +5,8 @@
 
 use std::{
     fs::{self, File},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -155,7 +156,22 @@ fn throw_away(listener: &TcpListener, server: SocketAddr) -> Result<()> {
 /// A namespace with nothing but a loopback device.
 fn own_loopback() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
-    tool(&["ip", "link", "set", "lo", "up"])
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("a socket to ask by")?;
+    up(&socket).context("cannot set the loopback device up")
+}
+
+/// netdevice(7), by hand: a machine that can run tests need not have `ip`.
+#[expect(unsafe_code, reason = "SIOCSIFFLAGS has no safe wrapper")]
+fn up(socket: &UdpSocket) -> std::io::Result<()> {
+    // SAFETY: plain data, for which all zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the kernel reads one ifreq.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 fn fail(peer: Ipv4Addr, errno: i32) -> Result<()> {
