@@ -24,7 +24,7 @@ use crate::{
         event::Event,
         fault::{Fault, Kind, State},
         input::{CounterReading, Fact, Input},
-        output::Output,
+        output::{Loss, LossReason, Output},
         snapshot::{Loader, Saver, SnapshotError},
     },
 };
@@ -159,6 +159,17 @@ impl Engine {
             Fact::Devices(names) => out.push(Output::Devices(names.clone())),
             Fact::DropReasons(names) => out.push(Output::DropReasons(names.clone())),
             Fact::KernelLog(report) => self.now_ns = self.now_ns.max(report.now_ns),
+            Fact::LogLost { now_ns, count } => {
+                self.now_ns = self.now_ns.max(*now_ns);
+                out.push(Output::Loss(Loss {
+                    sensor: None,
+                    count: *count,
+                    reason: LossReason::LogOverwritten,
+                    from_ns: *now_ns,
+                    to_ns: *now_ns,
+                }));
+            }
+            Fact::HangCheck { every_ns } => self.life.hangs_are_told_every(*every_ns),
             Fact::Own(paths) => self.decider.learn_own(paths),
             Fact::Done(done) => {
                 self.now_ns = self.now_ns.max(done.finished_ns);

@@ -42,6 +42,9 @@ pub const FLAG_BLK_STATUS: u16 = 1;
 /// [`Header::flags`]: the latency of this completion is unknown (its issue was not seen).
 pub const FLAG_NO_LATENCY: u16 = 2;
 
+/// [`Header::flags`]: nobody waited for the outcome of this connect any longer.
+pub const FLAG_GIVEN_UP: u16 = 4;
+
 /// Length of a task's name, `TASK_COMM_LEN` of include/linux/sched.h.
 pub const COMM_LEN: usize = 16;
 
@@ -284,7 +287,7 @@ record! {
         daddr: [u8; 16],
         /// `enum skb_drop_reason` of the running kernel, subsystem in the upper half.
         reason: u32,
-        /// Number of the device it was on.
+        /// Number of the device it came in by; 0: from this node.
         ifindex: u32,
         /// Length in bytes.
         bytes: u32,

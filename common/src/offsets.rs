@@ -114,10 +114,8 @@ offsets! {
     skb_protocol,
     /// `sk_buff.len`
     skb_len,
-    /// `sk_buff.dev`
-    skb_dev,
-    /// `net_device.ifindex`
-    dev_ifindex,
+    /// `sk_buff.skb_iif`: where it came in; `dev` shares its place with what queues need
+    skb_iif,
     /// `inet_sock.inet_sport`: stays when the port is given back
     inet_sport,
     /// `tcp_sock.segs_out`

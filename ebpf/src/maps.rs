@@ -16,11 +16,11 @@ use faultline_common::{
 /// `BPF_F_MMAPABLE` of include/uapi/linux/bpf.h.
 const MMAPABLE: u32 = 1 << 10;
 
-/// Faults that must not be pushed out by anything: OOM kills, crashes, I/O errors.
+/// Faults that must not be pushed out by anything: OOM kills, crashes, hangs, I/O errors.
 #[map]
 pub static CRITICAL: RingBuf = RingBuf::with_byte_size(1 << 19, 0);
 
-/// Everything that can come in floods: retransmits, latency outliers.
+/// Everything that can come in floods: retransmits, connects, resets, drops, latency outliers.
 #[map]
 pub static BULK: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 

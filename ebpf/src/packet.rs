@@ -10,8 +10,8 @@ const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// `skb->network_header` that was never set.
-const UNSET: u16 = u16::MAX;
+/// Fragment offset of IPv4: only the first fragment has ports.
+const OFFSET: u16 = 0x1fff;
 
 /// What the header says; ports in host order, 0 where there are none.
 #[derive(Default)]
@@ -28,8 +28,9 @@ pub struct Ends {
 #[inline(always)]
 pub fn ends(skb: Ptr, ends: &mut Ends) -> bool {
     let head: u64 = skb.read(offset!(skb_head)).unwrap_or(0);
-    let at: u16 = skb.read(offset!(skb_network_header)).unwrap_or(UNSET);
-    if head == 0 || at == UNSET {
+    let at: u16 = skb.read(offset!(skb_network_header)).unwrap_or(0);
+    // 0 and all ones: it was never set.
+    if head == 0 || at == 0 || at == u16::MAX {
         return false;
     }
     let start = head + at as u64;
@@ -40,7 +41,8 @@ pub fn ends(skb: Ptr, ends: &mut Ends) -> bool {
     let (protocol, behind) = match first[0] >> 4 {
         4 if probe_start::<4>(start + 12, &mut ends.saddr) && probe_start::<4>(start + 16, &mut ends.daddr) => {
             ends.family = AF_INET;
-            (first[9], (first[0] as u64 & 15) * 4)
+            let later = u16::from_be_bytes([first[6], first[7]]) & OFFSET != 0;
+            (if later { 0 } else { first[9] }, (first[0] as u64 & 15) * 4)
         }
         6 if probe_start::<16>(start + 8, &mut ends.saddr) && probe_start::<16>(start + 24, &mut ends.daddr) => {
             ends.family = AF_INET6;
@@ -49,7 +51,7 @@ pub fn ends(skb: Ptr, ends: &mut Ends) -> bool {
         }
         _ => return false,
     };
-    ends.protocol = protocol as u16;
+    ends.protocol = if ends.family == AF_INET { first[9] } else { first[6] } as u16;
     if protocol == TCP || protocol == UDP {
         let mut ports = [0u8; 16];
         if probe_start::<4>(start + behind, &mut ports) {

@@ -85,13 +85,12 @@ fn report(tally: Tally, skb: Ptr, known: [u64; 3], reason: u32) {
                 | PacketDrop::bit("dport")
         };
     }
-    let device = skb.follow(offset!(skb_dev)).and_then(|d| d.read(offset!(dev_ifindex)));
     let record = PacketDrop {
         location: known[0],
         saddr: found.saddr,
         daddr: found.daddr,
         reason,
-        ifindex: or_missing(device, &mut missing, const { PacketDrop::bit("ifindex") }),
+        ifindex: or_missing(skb.read(offset!(skb_iif)), &mut missing, const { PacketDrop::bit("ifindex") }),
         bytes: or_missing(skb.read(offset!(skb_len)), &mut missing, const { PacketDrop::bit("bytes") }),
         family: found.family,
         protocol: found.protocol,

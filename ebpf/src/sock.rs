@@ -97,7 +97,7 @@ fn addresses(sk: Option<Ptr>, family: u16, saddr: &mut [u8; 16], daddr: &mut [u8
 }
 
 /// Id of the cgroup that made the socket, in the default hierarchy; marks `bit` as missing where it is not known. Up to
-/// 5.14 the word is no pointer once net_cls or net_prio is in use, which its lowest bit says.
+/// 5.14 the word is no plain pointer once net_cls or net_prio is in use, which its two lowest bits say.
 #[inline(always)]
 pub fn owner(sk: Option<Ptr>, missing: &mut u64, bit: u64) -> u64 {
     let word: u64 = match full(sk) {
@@ -106,7 +106,7 @@ pub fn owner(sk: Option<Ptr>, missing: &mut u64, bit: u64) -> u64 {
         }
         _ => 0,
     };
-    let id: u64 = if word & 1 == 0 {
+    let id: u64 = if word & 3 == 0 {
         Ptr::new(word)
             .and_then(|c| c.follow(offset!(cgroup_kn)))
             .and_then(|kn| kn.read(offset!(kernfs_id)))

@@ -2,8 +2,10 @@
 //! connection that times out.
 //!
 //! A connect begins with the change to SYN_SENT and ends with the next one; its socket's address is the key in between.
-//! `sk_err` is set before the state changes, so it says why. An application that polls may fetch and clear it at that very
-//! moment; such a failure counts as given up by its owner. Source: net/ipv4/tcp_input.c tcp_reset, tcp_timer.c
+//! `sk_err` is set before the state changes, so it says why. One that is closed without an error was given up by its owner:
+//! at once that is nobody's business, after a while it is how most clients meet a peer that does not answer. (An application
+//! that polls may fetch and clear the error at that very moment, and connect(2) that finds no port sets none: these look
+//! the same.) Source: net/ipv4/tcp_input.c tcp_reset, tcp_timer.c
 //! tcp_write_err, tcp_ipv4.c tcp_v4_err.
 
 use aya_ebpf::{
@@ -13,7 +15,7 @@ use aya_ebpf::{
 };
 use faultline_common::{
     counter::{INSERT_FAILED, UNMATCHED},
-    event::{FLAG_NO_LATENCY, TcpConnect},
+    event::{FLAG_GIVEN_UP, FLAG_NO_LATENCY, TcpConnect},
     sensor::TCP_CONNECT,
 };
 
@@ -26,7 +28,9 @@ use crate::{
 };
 
 const IPPROTO_TCP: u16 = 6;
-const ETIMEDOUT: i32 = 110;
+/// How a connection ends to whose peer there is no way any more: by its timer, which tells the last thing it heard
+/// (tcp_write_err: ENETDOWN, ENETUNREACH, ETIMEDOUT, EHOSTDOWN, EHOSTUNREACH).
+const SILENT: [i32; 5] = [100, 101, 110, 112, 113];
 /// include/net/tcp_states.h
 const ESTABLISHED: u32 = 1;
 const SYN_SENT: u32 = 2;
@@ -64,7 +68,7 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
     let error = sk.read::<i32>(offset!(sk_err)).unwrap_or(0);
     let tally = Tally::seen(TCP_CONNECT)?;
     if before == ESTABLISHED {
-        if error != ETIMEDOUT {
+        if !SILENT.contains(&error) {
             tally.filtered();
             return None;
         }
@@ -75,14 +79,16 @@ fn observe<C: EbpfContext>(ctx: &C) -> Option<()> {
     if begun == 0 {
         tally.add(UNMATCHED);
     }
-    let slow = after == ESTABLISHED && latency_ns >= tunables()?.connect_slow_ns;
-    // Closed without an error: given up by its owner.
+    let slow = latency_ns >= tunables()?.connect_slow_ns;
     let failed = after == CLOSE && error != 0;
-    if !slow && !failed {
+    let told = failed || (slow && (after == ESTABLISHED || after == CLOSE));
+    if !told {
         tally.filtered();
         return None;
     }
-    report(tally, sk, before, if failed { error } else { 0 }, latency_ns, if begun == 0 { FLAG_NO_LATENCY } else { 0 })
+    let unknown = if begun == 0 { FLAG_NO_LATENCY } else { 0 };
+    let given_up = if after == CLOSE && !failed { FLAG_GIVEN_UP } else { 0 };
+    report(tally, sk, before, if failed { error } else { 0 }, latency_ns, unknown | given_up)
 }
 
 /// When the connect began; 0 when that was not seen.

@@ -20,6 +20,9 @@ use crate::{
     sock::{Flow, bits, flow, owner, peer_key},
 };
 
+/// Marks keys of local ports.
+const LOCAL: u64 = 1 << 48;
+
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub fn tcp_reset_in_btf(ctx: BtfTracePointContext) -> i32 {
     let _ = received(&ctx);
@@ -95,7 +98,9 @@ fn of_socket(tally: Tally, sk: Option<Ptr>, sent: u32) -> Option<()> {
 /// `known`: the socket's address, the owner's cgroup, and the bits that are missing.
 #[inline(always)]
 fn report(tally: Tally, flow: &Flow, known: [u64; 3], sent: u32, state: u16) -> Option<()> {
-    if !tally.admit(peer_key(flow), tunables()?.peer_limit) {
+    // What we send goes to whoever asked, from whatever port: a scan must not be a flow per segment.
+    let key = if sent != 0 { LOCAL | flow.sport as u64 } else { peer_key(flow) };
+    if !tally.admit(key, tunables()?.peer_limit) {
         return None;
     }
     let record = TcpReset {

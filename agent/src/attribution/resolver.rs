@@ -165,9 +165,13 @@ impl Resolver {
             }
             for fact in self.take() {
                 tap(&fact);
-                if !facts.send(fact) {
+                if !facts.send(fact.clone()) {
                     tracing::warn!("the reactor is behind; cgroup names will be looked up again when needed");
                     self.known.clear();
+                    if let Fact::Gone(names) = fact {
+                        // Nobody would ever ask for these: they are told with the next ones.
+                        self.gone.extend(names.iter().cloned());
+                    }
                 }
             }
         }
@@ -198,6 +202,7 @@ impl Resolver {
         for event in events {
             if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
                 self.walk_all();
+                self.sweep();
                 return;
             }
             if event.mask.contains(AddWatchFlags::IN_IGNORED) {
@@ -218,6 +223,17 @@ impl Resolver {
         if fs::symlink_metadata(dir).is_err() {
             let trees = self.trees[tree].trees;
             self.gone.push(CgroupName { trees, id: 0, path: self.path_of(tree, dir) });
+        }
+    }
+
+    /// Looks for every directory that was followed: what happened in between was not told.
+    fn sweep(&mut self) {
+        let missing = |(_, (_, dir)): &(&WatchDescriptor, &(usize, PathBuf))| fs::symlink_metadata(dir).is_err();
+        let all: Vec<_> =
+            self.watches.iter().filter(missing).map(|(wd, (tree, dir))| (*wd, *tree, dir.clone())).collect();
+        for (wd, tree, dir) in all {
+            self.watches.remove(&wd);
+            self.removed(tree, &dir);
         }
     }
 

@@ -27,7 +27,12 @@ pub struct LifeCycle {
     rule: Faults,
     alive: BoundedMap<(Kind, Entity), Life>,
     last_id: u64,
+    /// How often the kernel tells of a task that hangs, ns.
+    hang_every_ns: u64,
 }
+
+/// `hung_task_timeout_secs` by default (kernel/hung_task.c).
+const HANG_EVERY_NS: u64 = 120_000_000_000;
 
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 struct Life {
@@ -54,13 +59,14 @@ impl Life {
 impl LifeCycle {
     /// No faults yet; ids start at 1.
     pub fn new(rule: &Faults) -> Self {
-        Self { rule: *rule, alive: BoundedMap::with_capacity(ALIVE), last_id: 0 }
+        Self { rule: *rule, alive: BoundedMap::with_capacity(ALIVE), last_id: 0, hang_every_ns: HANG_EVERY_NS }
     }
 
     /// Appends the living faults.
     pub fn save(&self, to: &mut Saver<'_>) {
         to.put(&self.alive);
         to.put(&self.last_id);
+        to.put(&self.hang_every_ns);
     }
 
     /// Takes what [`Self::save`] wrote.
@@ -68,7 +74,7 @@ impl LifeCycle {
     /// # Errors
     /// The snapshot is damaged.
     pub fn load(&mut self, from: &mut Loader<'_>) -> Result<(), SnapshotError> {
-        (self.alive, self.last_id) = (from.take()?, from.take()?);
+        (self.alive, self.last_id, self.hang_every_ns) = (from.take()?, from.take()?, from.take()?);
         Ok(())
     }
 
@@ -98,10 +104,10 @@ impl LifeCycle {
 
     /// Lets quiet faults clear and close.
     pub fn tick(&mut self, now_ns: u64, out: &mut impl FnMut(Fault)) {
-        let rule = self.rule;
+        let (rule, hang_every_ns) = (self.rule, self.hang_every_ns);
         self.alive.retain(|_, life| {
             let quiet_ns = now_ns.saturating_sub(life.last_signal_ns);
-            let rule = rule_for(life.fault.kind, rule);
+            let rule = rule_for(life.fault.kind, rule, hang_every_ns);
             match life.fault.state {
                 State::Open if quiet_ns >= rule.clear_after_ns => {
                     out(life.transition(State::Clearing, now_ns, None));
@@ -114,6 +120,11 @@ impl LifeCycle {
                 _ => true,
             }
         });
+    }
+
+    /// What the kernel is set to: a hung task that was not told again for longer goes on.
+    pub fn hangs_are_told_every(&mut self, every_ns: u64) {
+        self.hang_every_ns = every_ns;
     }
 
     /// A living fault.
@@ -132,11 +143,11 @@ impl LifeCycle {
     }
 }
 
-/// A hung task is met again only at the kernel's next check, two minutes later by default.
-fn rule_for(kind: Kind, rule: Faults) -> Faults {
-    const CHECKS_NS: u64 = 150_000_000_000;
+/// A hung task is met again only at the kernel's next check; a quarter more for a check that is late.
+fn rule_for(kind: Kind, rule: Faults, hang_every_ns: u64) -> Faults {
+    let quiet_ns = hang_every_ns.saturating_add(hang_every_ns / 4);
     match kind {
-        Kind::TaskHang => Faults { clear_after_ns: rule.clear_after_ns.max(CHECKS_NS), ..rule },
+        Kind::TaskHang => Faults { clear_after_ns: rule.clear_after_ns.max(quiet_ns), ..rule },
         _ => rule,
     }
 }

@@ -30,7 +30,7 @@ use crate::{
         writer::{self, Lines, Sink},
     },
     heal::live::LiveHands,
-    kernel::KernelFacts,
+    kernel::{KernelFacts, Root, hung_task},
     model::{input::Fact, output::Output},
     privilege,
     reactor::{self, Tally},
@@ -202,6 +202,9 @@ impl Running {
         let reasons = Fact::DropReasons(std::mem::take(&mut loaded.drop_reasons).into());
         if !sender.send(reasons) {
             tracing::warn!("drop reasons have numbers instead of names");
+        }
+        if let Some(every_ns) = hung_task::check_every_ns(&Root::live()) {
+            let _ = sender.send(Fact::HangCheck { every_ns });
         }
         let resolver = start_resolver(resolver, &sender, crew.taps())?;
         let kmsg = kernel_log.and_then(|log| start_kmsg(log, &sender));

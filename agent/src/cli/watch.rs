@@ -24,7 +24,7 @@ use crate::{
     source::queue::Doorbell,
 };
 
-/// Before the next guardian is started: first, and at most.
+/// Before the next guardian is started: half of the first pause, and the longest.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(60);
 /// One that lived this long was no failed start, ns.
@@ -44,7 +44,8 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Until the end; then whether a guardian has taken everything back. Blocking.
+    /// Watches `first`, or starts one where there is none, until the end; then whether a guardian has taken everything back.
+    /// Blocking.
     pub(super) fn over(&self, first: Option<Guardian>) -> bool {
         let mut guardian = first;
         let mut pause = PAUSE;

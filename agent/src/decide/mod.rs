@@ -194,7 +194,7 @@ impl Decider {
             return false;
         }
         let Some(place) = self.places.place_in_scope(Tree::Process, e.header.cgroup_id) else { return false };
-        self.runs.iter().any(|(_, run)| run.is_at(place) && run.ends_what_began(e.start_ns))
+        self.runs.iter().any(|(_, run)| run.is_at(place) && run.ends_what_began(e.start_ns, signal))
     }
 
     fn key(&self, fault: &Fault) -> Key {

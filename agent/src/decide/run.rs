@@ -146,12 +146,12 @@ impl Run {
         self.thaw.map(|thaw| thaw.0).or_else(|| self.asked.map(|(request, _)| request.id))
     }
 
-    /// Whether the action under way ends a process that was started then: a kill everything that was there until it was
-    /// over, a restart or a stop what was there when it was asked for.
-    pub(super) fn ends_what_began(&self, start_ns: u64) -> bool {
+    /// Whether the action under way ends, by this signal (0: none), a process that was started then: a kill everything
+    /// that was there until it was over, a restart or a stop what was there when it was asked for.
+    pub(super) fn ends_what_began(&self, start_ns: u64, signal: u32) -> bool {
         let Some((request, _)) = self.asked.filter(|_| self.phase != Phase::Idle) else { return false };
         match request.verb {
-            Verb::Kill => self.phase == Phase::Asked || start_ns <= self.over_ns,
+            Verb::Kill => signal != 0 && (self.phase == Phase::Asked || start_ns <= self.over_ns),
             Verb::RestartUnit | Verb::StopUnit => start_ns <= self.asked_ns,
             Verb::FreezeCgroup | Verb::ThawCgroup | Verb::LimitCgroup => false,
         }

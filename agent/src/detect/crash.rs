@@ -98,12 +98,15 @@ impl Detector for Crash {
             out.push(oom_victim_died(entity, e));
             return;
         }
-        if context.own_doing || exit::was_asked_to_stop(e.exit_code) {
-            return;
-        }
         let signal = exit::signal(e.exit_code);
         let unit = context.units.main_process_of(e);
         let entity = unit.map_or(Entity::Executable(e.comm), |u| Entity::Unit(u.key));
+        if signal == SIGKILL {
+            context.victims.killed(e.pid, entity, e.header.ktime_ns);
+        }
+        if context.own_doing || exit::was_asked_to_stop(e.exit_code) {
+            return;
+        }
         let watched_main = unit.is_some_and(|u| u.watched);
         if exit::dumps_core(signal) || (watched_main && (signal == SIGKILL || signal == 0)) {
             out.push(Signal {
@@ -115,9 +118,6 @@ impl Detector for Crash {
                 cause_ns: Some(e.header.ktime_ns),
                 joins: false,
             });
-        }
-        if signal == SIGKILL {
-            context.victims.killed(e.pid, entity, e.header.ktime_ns);
         }
         if signal != 0 || unit.is_some() || self.watched.contains(&e.comm) {
             self.death(entity, e, out);

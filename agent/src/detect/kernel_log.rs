@@ -33,6 +33,10 @@ pub fn observe(report: &KernelReport, out: &mut Signals) {
 
 fn evidence(report: &KernelReport, rule: &Rule) -> Evidence {
     let evidence = Evidence::EMPTY.word("rule", rule.name).word("what", rule.kind).number("lines", report.lines.into());
+    let evidence = match rules::by_name(&report.became).filter(|(_, better)| better.name != rule.name) {
+        Some((_, better)) => evidence.word("became", better.name),
+        None => evidence,
+    };
     let evidence = match rule.subclass {
         Some(subclass) => evidence.word("of", subclass.name()),
         None => evidence,

@@ -117,6 +117,7 @@ impl Detectors {
         match fact {
             Fact::DropReasons(reasons) => self.network.learn_reasons(reasons),
             Fact::KernelLog(report) => kernel_log::observe(report, out),
+            Fact::Tick { now_ns } => self.network.tick(*now_ns),
             _ => {}
         }
     }

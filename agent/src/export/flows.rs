@@ -1,7 +1,7 @@
 //! Records of flows: both ends in, the keys of a JSON line or the words for people out. All TCP records and dropped packets
 //! share them. A field that the kernel did not tell is null, or `?`.
 
-use faultline_common::event::{Header, PacketDrop, TcpConnect, TcpReset, TcpRetransmit};
+use faultline_common::event::{FLAG_GIVEN_UP, Header, PacketDrop, TcpConnect, TcpReset, TcpRetransmit};
 use serde_json::{Map, Value, json};
 
 use super::Exporter;
@@ -82,7 +82,12 @@ pub fn connect(e: &TcpConnect, map: &mut Map<String, Value>) {
     ends.json(map);
     map.insert("state".into(), tcp_state_name(e.state).into());
     map.insert("error".into(), e.error.into());
+    map.insert("given_up".into(), is_given_up(e).into());
     map.insert("latency_ns".into(), json!(latency_ns_of(&e.header, e.latency_ns)));
+}
+
+fn is_given_up(e: &TcpConnect) -> bool {
+    e.header.flags & FLAG_GIVEN_UP != 0
 }
 
 /// Keys of a `tcp_reset` line.
@@ -112,7 +117,11 @@ pub fn retransmit_words(e: &TcpRetransmit) -> String {
 /// The same for people.
 pub fn connect_words(e: &TcpConnect) -> String {
     let error = std::io::Error::from_raw_os_error(e.error.cast_signed());
-    let what = if e.error == 0 { "connected late".to_owned() } else { error.to_string() };
+    let what = match e.error {
+        0 if is_given_up(e) => "given up".to_owned(),
+        0 => "connected late".to_owned(),
+        _ => error.to_string(),
+    };
     let took = latency_ns_of(&e.header, e.latency_ns)
         .map_or(String::new(), |ns| format!(" after {}", super::text::duration(ns)));
     format!("{} {}: {what}{took}", ends!(TcpConnect, e).text(), tcp_state_name(e.state))

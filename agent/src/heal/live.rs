@@ -134,7 +134,13 @@ impl Acting {
                 if self.reflexes.remove(&action.id).is_some() {
                     self.able.journal.outcome(action.id, outcome);
                 } else {
-                    let _ = self.order(Order::Outcome { id: action.id, outcome, at_ns: action.at_ns });
+                    let told = self.order(Order::Outcome { id: action.id, outcome, at_ns: action.at_ns });
+                    if told.is_err() {
+                        tracing::warn!(
+                            id = action.id,
+                            "the journal will not tell this action's outcome: the executor is behind"
+                        );
+                    }
                 }
             }
             _ => {}

@@ -16,6 +16,7 @@ pub mod devices;
 pub mod drops;
 #[cfg(test)]
 mod fixture;
+pub mod hung_task;
 pub mod mounts;
 #[cfg(test)]
 mod tests;

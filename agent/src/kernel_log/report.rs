@@ -125,6 +125,11 @@ impl Folder {
         told
     }
 
+    /// Whether a report is open, which silence would end.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// Ends the open report: the log is over.
     pub fn finish(&mut self) -> Option<Verdict> {
         self.open.take().map(|open| open.verdict)

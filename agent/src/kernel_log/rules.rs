@@ -109,6 +109,11 @@ impl Rule {
 /// All rules, the first that fits wins: faults of the kernel, then of devices, then what ran out.
 pub const RULES: [&[Rule]; 3] = [kernel::RULES, devices::RULES, resources::RULES];
 
+/// How many there are.
+pub const fn count() -> usize {
+    kernel::RULES.len() + devices::RULES.len() + resources::RULES.len()
+}
+
 /// A rule and its place among all of them.
 pub fn by_name(name: &str) -> Option<(u16, &'static Rule)> {
     let mut all = (0..).zip(RULES.into_iter().flatten());

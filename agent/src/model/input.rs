@@ -62,6 +62,18 @@ pub enum Fact {
     DropReasons(Arc<[DropReason]>),
     /// The kernel's log told of a fault.
     KernelLog(KernelReport),
+    /// Lines of the kernel's log were overwritten before anybody read them.
+    LogLost {
+        /// When that was noticed, ns.
+        now_ns: u64,
+        /// How many.
+        count: u64,
+    },
+    /// The kernel looks for hung tasks this often at least, ns.
+    HangCheck {
+        /// The longer of its timeout and its interval.
+        every_ns: u64,
+    },
 }
 
 /// Latencies of a device in one window.
@@ -116,6 +128,8 @@ pub struct KernelReport {
     pub panicked: bool,
     /// The report is over: the second and last word about it.
     pub ended: bool,
+    /// Name of the rule that fits it best, now that all of it is known.
+    pub became: String,
 }
 
 /// A reason to drop a packet.

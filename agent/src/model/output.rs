@@ -94,6 +94,8 @@ pub enum LossReason {
     RecordingDamaged,
     /// The line writer could not keep up.
     ExportFull,
+    /// Lines of the kernel's log were overwritten before they could be read.
+    LogOverwritten,
 }
 
 impl LossReason {
@@ -108,6 +110,7 @@ impl LossReason {
             Self::RecorderGap => "recorder_gap",
             Self::RecordingDamaged => "recording_damaged",
             Self::ExportFull => "export_full",
+            Self::LogOverwritten => "log_overwritten",
         }
     }
 }

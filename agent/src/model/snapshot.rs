@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Number of the layout; goes up whenever a part is added, changed or moved.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3 | (crate::kernel_log::rules::count() as u32) << 16;
 
 /// Why a snapshot cannot be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -181,6 +181,9 @@ pub fn load(facts: &KernelFacts, config: &Config, options: &Options) -> Result<L
     let no_btf = btf.err().map(|e| e.to_string());
     let typed_btf = if no_btf.is_none() { aya::Btf::from_sys_fs().ok() } else { None };
     let mut created = create::create(facts, config, options, &offsets)?;
+    // Before the first program runs: a limit of 0 would refuse everything.
+    let arrays = arrays(&mut created, cpus as usize, facts.page_size as usize)?;
+    store_tunables(&arrays.tunables, &Tunables { benign_drops: drops::benign(&drop_reasons), ..config.limits });
     let mut attacher = Attacher {
         ebpf: &mut created.ebpf,
         offsets: &offsets,
@@ -199,8 +202,6 @@ pub fn load(facts: &KernelFacts, config: &Config, options: &Options) -> Result<L
     let (links, programs) = (attacher.links, attacher.programs);
     let bytes = |(name, map): (&str, &Map)| (name.to_owned(), memlock(map).unwrap_or(0));
     let map_bytes = created.ebpf.maps().map(bytes).collect();
-    let arrays = arrays(&mut created, cpus as usize, facts.page_size as usize)?;
-    store_tunables(&arrays.tunables, &Tunables { benign_drops: drops::benign(&drop_reasons), ..config.limits });
     Ok(Loaded {
         health,
         offsets,

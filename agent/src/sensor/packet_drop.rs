@@ -7,7 +7,7 @@ use super::{HookKind, ProgramSpec, Rung, SensorSpec};
 const NEEDS: &[&[&str]] = &[&["skb_protocol"], &["skb_head"], &["skb_network_header"]];
 
 const WANTS: &[(&str, &[&str])] =
-    &[("reason", &["arg_drop_reason"]), ("ifindex", &["dev_ifindex"]), ("bytes", &["skb_len"])];
+    &[("reason", &["arg_drop_reason"]), ("ifindex", &["skb_iif"]), ("bytes", &["skb_len"])];
 
 /// Sensor specification.
 pub const SPEC: SensorSpec = SensorSpec {

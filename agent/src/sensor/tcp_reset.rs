@@ -15,7 +15,8 @@ const WANTS: &[(&str, &[&str])] = &[
     ("cgroup_id", &["kernfs_id"]),
 ];
 
-/// Sensor specification.
+/// Sensor specification. `raw_tp` first: some kernels from 6.10 on pass no socket and promise one by their BTF, so that the
+/// verifier of a typed program cuts that case away.
 pub const SPEC: SensorSpec = SensorSpec {
     name: "tcp_reset",
     number: TCP_RESET,
@@ -25,20 +26,20 @@ pub const SPEC: SensorSpec = SensorSpec {
     maps: &["BULK"],
     rungs: &[
         Rung {
-            kind: HookKind::TpBtf,
+            kind: HookKind::RawTp,
             programs: &[
-                ProgramSpec { program: "tcp_reset_in_btf", category: "tcp", point: "tcp_receive_reset" },
-                ProgramSpec { program: "tcp_reset_out_btf", category: "tcp", point: "tcp_send_reset" },
+                ProgramSpec { program: "tcp_reset_in_raw", category: "tcp", point: "tcp_receive_reset" },
+                ProgramSpec { program: "tcp_reset_out_raw", category: "tcp", point: "tcp_send_reset" },
             ],
             needs: NEEDS,
             wants: WANTS,
             never: &[],
         },
         Rung {
-            kind: HookKind::RawTp,
+            kind: HookKind::TpBtf,
             programs: &[
-                ProgramSpec { program: "tcp_reset_in_raw", category: "tcp", point: "tcp_receive_reset" },
-                ProgramSpec { program: "tcp_reset_out_raw", category: "tcp", point: "tcp_send_reset" },
+                ProgramSpec { program: "tcp_reset_in_btf", category: "tcp", point: "tcp_receive_reset" },
+                ProgramSpec { program: "tcp_reset_out_btf", category: "tcp", point: "tcp_send_reset" },
             ],
             needs: NEEDS,
             wants: WANTS,

@@ -1,6 +1,9 @@
 //! What the flight recorder's window is made of: records in, packed in blocks of 64 KiB, the same records out.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::recorder::Kept;
 use super::recording::RecordKind;
@@ -106,6 +109,11 @@ impl Names {
             }
             Ok(Fact::Devices(names)) => {
                 names.iter().for_each(|name| _ = self.devices.insert(name.dev, name.clone()));
+            }
+            // Before the window nobody speaks of the dead any more, and they have no share in a blast radius.
+            Ok(Fact::Gone(gone)) => {
+                let gone: BTreeSet<_> = gone.iter().map(|name| (name.trees, name.path.as_str())).collect();
+                self.cgroups.retain(|_, name| !gone.contains(&(name.trees, name.path.as_str())));
             }
             Ok(Fact::Own(paths)) => self.own = Some(paths),
             Ok(Fact::DropReasons(names)) => self.reasons = Some(names),

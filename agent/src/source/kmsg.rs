@@ -32,6 +32,8 @@ use crate::{
 };
 
 const PATH: &str = "/dev/kmsg";
+/// Silence that ends a report, ms: as long as the folder waits.
+const SILENCE_MS: u16 = 10_000;
 
 /// Why the kernel's log is not read.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,8 @@ pub struct Kmsg {
     file: File,
     folder: Folder,
     sequence: Sequence,
+    /// The first word about the report that is open: its end is told under the same name.
+    begun: Option<KernelReport>,
     /// Rules whose faults an attached sensor tells.
     elsewhere: Vec<&'static str>,
 }
@@ -88,7 +92,7 @@ impl Kmsg {
         let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(PATH);
         let mut file = opened.map_err(KmsgError::Open)?;
         file.seek(SeekFrom::End(0)).map_err(KmsgError::Open)?;
-        Ok(Self { file, folder: Folder::new(Rules::new()?), sequence: Sequence::default(), elsewhere })
+        Ok(Self { file, folder: Folder::new(Rules::new()?), sequence: Sequence::default(), begun: None, elsewhere })
     }
 
     /// Reads until stopped. Blocking.
@@ -98,10 +102,21 @@ impl Kmsg {
                 PollFd::new(self.file.as_fd(), PollFlags::POLLIN),
                 PollFd::new(control.bell.as_fd(), PollFlags::POLLIN),
             ];
-            let _ = poll(&mut fds, PollTimeout::NONE);
+            let timeout = if self.folder.is_open() { PollTimeout::from(SILENCE_MS) } else { PollTimeout::NONE };
+            let silent = poll(&mut fds, timeout) == Ok(0);
             control.bell.clear();
             self.read_all(facts);
+            if silent {
+                self.end(facts);
+            }
         }
+        self.end(facts);
+    }
+
+    /// The report that is open is over: nothing more was said, or the agent ends.
+    fn end(&mut self, facts: &FactSender) {
+        let told = Told { ended: self.folder.finish(), ..Told::default() };
+        self.tell(&told, facts);
     }
 
     fn read_all(&mut self, facts: &FactSender) {
@@ -123,46 +138,75 @@ impl Kmsg {
         let lost = self.sequence.observe(read.seq);
         if lost > 0 {
             tracing::warn!(lost, "lines of the kernel's log were overwritten before they could be read");
+            let _ = facts.send(Fact::LogLost { now_ns: clock::monotonic_ns(), count: lost });
         }
         let mut plain = [0; record::MAX_RECORD];
         for text in record::unescape(read.text, &mut plain).split(|byte| *byte == b'\n') {
             let told = self.folder.push(&Line::of_record(&read, text));
-            for report in reports(&told).filter(|report| !self.elsewhere.iter().any(|rule| *rule == report.rule)) {
-                if !facts.send(Fact::KernelLog(report)) {
-                    tracing::warn!("the reactor is behind; a report of the kernel's log was dropped");
-                }
+            self.tell(&told, facts);
+        }
+    }
+
+    fn tell(&mut self, told: &Told, facts: &FactSender) {
+        for report in reports(told, &mut self.begun) {
+            if self.elsewhere.iter().any(|rule| *rule == report.rule) {
+                continue;
+            }
+            if !facts.send(Fact::KernelLog(report)) {
+                tracing::warn!("the reactor is behind; a report of the kernel's log was dropped");
             }
         }
     }
 }
 
-/// The facts of one line.
-fn reports(told: &Told) -> impl Iterator<Item = KernelReport> {
-    let now_ns = clock::monotonic_ns();
-    let report = move |verdict: Verdict, ended: bool| KernelReport {
-        now_ns,
+/// The facts of one line. A report that was told vaguely first and turns out to be something worse is, at its end, a fault of
+/// its own; else its end only adds to what was told.
+fn reports(told: &Told, open: &mut Option<KernelReport>) -> Vec<KernelReport> {
+    let mut all = Vec::new();
+    if let Some(verdict) = told.ended
+        && let Some(begun) = open.take()
+    {
+        let ended = report(&verdict);
+        all.push(KernelReport {
+            rule: begun.rule.clone(),
+            subject: begun.subject,
+            ended: true,
+            became: ended.rule.clone(),
+            ..ended.clone()
+        });
+        if verdict.rule != begun.rule && ended.severity > begun.severity {
+            all.push(ended);
+        }
+    }
+    if let Some(verdict) = told.begun {
+        *open = Some(report(&verdict));
+    }
+    all.extend(told.begun.or(told.fact).as_ref().map(report));
+    all
+}
+
+fn report(verdict: &Verdict) -> KernelReport {
+    let name = verdict.subject.map(|subject| String::from_utf8_lossy(subject.name.as_bytes()).into_owned());
+    KernelReport {
+        now_ns: clock::monotonic_ns(),
         rule: verdict.rule.to_owned(),
         severity: verdict.severity,
-        subject: verdict
-            .subject
-            .map_or(String::new(), |subject| String::from_utf8_lossy(subject.name.as_bytes()).into_owned()),
+        subject: name.unwrap_or_default(),
         number: verdict.subject.and_then(|subject| subject.number),
         lines: verdict.lines,
         panicked: verdict.panicked,
-        ended,
-    };
-    let begun = told.begun.or(told.fact).map(move |verdict| report(verdict, false));
-    told.ended.map(move |verdict| report(verdict, true)).into_iter().chain(begun)
+        ended: false,
+        became: verdict.rule.to_owned(),
+    }
 }
 
 /// Rules that stand for what the sensors of these numbers feel themselves.
 pub fn felt_elsewhere(attached: impl Fn(u16) -> bool) -> Vec<&'static str> {
-    use faultline_common::sensor::{BLOCK_IO, OOM_KILL, PROCESS_EXIT, TASK_HANG};
-    const RULES: [(u16, &[&str]); 4] = [
+    use faultline_common::sensor::{BLOCK_IO, OOM_KILL, TASK_HANG};
+    const RULES: [(u16, &[&str]); 3] = [
         (OOM_KILL, &["oom_kill", "memcg_oom_kill"]),
         (TASK_HANG, &["hung_task"]),
         (BLOCK_IO, &["block_error", "block_protection", "scsi_error"]),
-        (PROCESS_EXIT, &["user_fault"]),
     ];
     RULES.iter().filter(|(sensor, _)| attached(*sensor)).flat_map(|(_, rules)| rules.iter().copied()).collect()
 }
@@ -188,16 +232,38 @@ mod tests {
             text: text.as_bytes(),
             ..Line::default()
         };
-        let mut said = Vec::new();
+        let (mut said, mut open) = (Vec::new(), None);
         for line in [
             line(5, "BUG: kernel NULL pointer dereference, address: 0000000000000010"),
             line(5, "Oops: 0002 [#1] SMP"),
-            line(5, "Call Trace:"),
+            line(5, "CPU: 0 PID: 77 Comm: insmod Tainted: G"),
             line(30, "eth0: something else"),
         ] {
-            said.extend(reports(&folder.push(&line)));
+            said.extend(reports(&folder.push(&line), &mut open));
         }
-        let rules: Vec<_> = said.iter().map(|report| (report.rule.as_str(), report.ended, report.lines)).collect();
-        assert_eq!(rules, [("null_dereference", false, 1), ("null_dereference", true, 3)]);
+        let told: Vec<_> = said.iter().map(|r| (r.rule.as_str(), r.subject.as_str(), r.ended, r.lines)).collect();
+        assert_eq!(told, [("null_dereference", "", false, 1), ("null_dereference", "", true, 3)], "the key stays");
+        assert_eq!(said[1].number, Some(77), "what the trace names comes with the end");
+    }
+
+    #[test]
+    fn a_warning_that_turns_out_to_be_corruption_is_told_as_such() {
+        let mut folder = Folder::new(Rules::new().expect("rules"));
+        let (mut said, mut open) = (Vec::new(), None);
+        let line = |at_s: u64, text: &'static str| Line {
+            at_ns: Some(at_s * 1_000_000_000),
+            text: text.as_bytes(),
+            ..Line::default()
+        };
+        for line in [
+            line(5, "WARNING: CPU: 0 PID: 1 at kernel/x.c:1 f+0x1/0x2"),
+            line(5, "refcount_t: underflow; use-after-free."),
+            line(30, "eth0: something else"),
+        ] {
+            said.extend(reports(&folder.push(&line), &mut open));
+        }
+        let told: Vec<_> = said.iter().map(|report| (report.rule.as_str(), report.ended)).collect();
+        assert_eq!(told, [("warning", false), ("warning", true), ("refcount", false)]);
+        assert_eq!(said[1].became, "refcount");
     }
 }

@@ -191,7 +191,7 @@ fn failed(peer: Ipv4Addr, errno: i32, earliest_ns: u64) -> Expected {
     });
     let event = json!({
         "sensor": "tcp_connect", "pid": null, "comm": null, "family": "ipv4", "daddr": peer.to_string(), "dport": CLOSED,
-        "state": "syn_sent", "error": errno,
+        "state": "syn_sent", "error": errno, "given_up": false,
     });
     expected("connect_failure", peer, earliest_ns, evidence, event)
 }

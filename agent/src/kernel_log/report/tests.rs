@@ -182,7 +182,7 @@ fn faults_of_a_real_kernel_are_told() {
         ("scsi_error", "sda"),
         ("block_error", "sda"),
         ("memcg_oom_kill", "dd"),
-        ("block_error", "dm-0"),
+        ("buffer_error", "dm-0"),
         ("journal_error", "dm-0"),
         ("fs_error", "dm-0"),
         ("read_only", "dm-0"),

@@ -88,8 +88,9 @@ pub const RULES: &[Rule] = &[
         "*I/O error, dev *, sector",
         "*critical * error, dev ",
         "*timeout error, dev *, sector",
-        "Buffer I/O error on dev",
     ]),
+    // fs/buffer.c: of a bio-based device (dm) no request fails.
+    disk("buffer_error").names(Device { after: "dev " }).when(&["Buffer I/O error on dev"]),
     // drivers/scsi/{sd,scsi_lib,scsi_error,scsi_logging}.c
     disk("scsi_error").names(Device { after: "[" }).when(&[
         "sd *FAILED Result: hostbyte=",

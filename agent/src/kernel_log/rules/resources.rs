@@ -16,11 +16,11 @@ pub const RULES: &[Rule] = &[
     ran_out("memcg_oom_kill", "oom_kill", Error)
         .names(PidComm { after: "rocess " })
         .when(&["Memory cgroup out of memory: Kill", "Tasks in * are going to be killed due to memory.oom.group"]),
-    ran_out("oom_kill", "oom_kill", Critical).names(PidComm { after: "rocess " }).when(&[
-        "Out of memory: Kill",
-        "Out of memory (oom_kill_allocating_task): Kill",
-        "Out of memory and no killable processes",
-    ]),
+    ran_out("oom_kill", "oom_kill", Critical)
+        .names(PidComm { after: "rocess " })
+        .when(&["Out of memory: Kill", "Out of memory (oom_kill_allocating_task): Kill"]),
+    // No victim, so no hook that tells of one.
+    ran_out("oom_no_victim", "oom_kill", Critical).when(&["Out of memory and no killable processes"]),
     // mm/page_alloc.c (warn_alloc), mm/slub.c (slab_out_of_memory), fs/xfs/kmem.c
     ran_out("page_allocation", "memory_pressure", Warning).names(TaskBeforeColon).when(&[
         "*: page allocation failure",
