@@ -68,6 +68,7 @@ async fn session(plan: Plan) -> Result<ExitCode, CliError> {
     let mut loaded = loader::load(&facts, &plan.config, &plan.options)?;
     // What loading used goes back first: locked memory cannot be given back from the middle of the heap.
     privilege::trim_heap();
+    privilege::prefault_code();
     tell([privilege::lock_memory()]);
     report(&loaded);
     let header = header(&facts, anchor, &plan, &loaded);
