@@ -11,7 +11,7 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 use anyhow::{Context, Result};
 use faultline::{
     decode,
-    model::input::{CgroupName, CounterReading, DeviceName, DiskReading, Fact, TREE_MEMORY, TREE_PROCESS},
+    model::input::{CgroupName, CounterReading, DeviceName, DiskReading, DropReason, Fact, TREE_MEMORY, TREE_PROCESS},
     sensor,
     source::recording::{
         ClockAnchor, FORMAT, FieldSpec, Header as FileHeader, RecordKind, RecordingWriter, SensorTable,
@@ -19,8 +19,10 @@ use faultline::{
 };
 use faultline_common::{
     counter::COUNTERS,
-    event::{BlockIo, Header, OomKill, ProcessExit, TcpRetransmit},
-    sensor::{BLOCK_IO, OOM_KILL, PROCESS_EXIT, SENSORS, TCP_RETRANSMIT},
+    event::{BlockIo, Header, OomKill, PacketDrop, ProcessExit, TaskHang, TcpConnect, TcpReset, TcpRetransmit},
+    sensor::{
+        BLOCK_IO, OOM_KILL, PACKET_DROP, PROCESS_EXIT, SENSORS, TASK_HANG, TCP_CONNECT, TCP_RESET, TCP_RETRANSMIT,
+    },
 };
 
 use super::{consumer::comm, stats::Random};
@@ -144,7 +146,9 @@ impl Maker {
         let device = |n| DeviceName { dev: 8 << 20 | n as u32, name: format!("sd{n}") };
         let devices: Vec<_> = (0..DEVICES).map(device).collect();
         self.fact(&Fact::Cgroups(Arc::from(cgroups)))?;
-        self.fact(&Fact::Devices(Arc::from(devices)))
+        self.fact(&Fact::Devices(Arc::from(devices)))?;
+        let checksum = DropReason { number: 5, name: "tcp_csum".into() };
+        self.fact(&Fact::DropReasons(Arc::from([checksum])))
     }
 
     fn readings(&mut self) -> Result<()> {
@@ -184,6 +188,8 @@ impl Maker {
             0..=399 => self.retransmit(),
             400..=649 => self.io(),
             650..=654 => self.oom(),
+            655..=749 => self.connection(),
+            750..=751 => self.hang(),
             _ => self.exit(),
         }
     }
@@ -209,6 +215,70 @@ impl Maker {
             reserved: 0,
         };
         self.frame(TCP_RETRANSMIT, true, record.as_bytes())
+    }
+
+    /// A connect that failed, a reset, or a dropped packet of some peer.
+    fn connection(&mut self) -> Result<()> {
+        let peer = self.skewed(PEERS);
+        self.seen.insert((0, peer));
+        let (mut near, mut far) = ([0; 16], [0; 16]);
+        near[..4].copy_from_slice(&[10, 0, 0, 1]);
+        far[..4].copy_from_slice(&[10, 1, (peer >> 8) as u8, peer as u8]);
+        let (sock, netns, family, sport, dport) = (peer, 1, 2, 40000, 443);
+        match self.random.below(3) {
+            0 => {
+                let header = self.header::<TcpConnect>(TCP_CONNECT, 0);
+                let (latency_ns, error, state) = (1_000_000, libc::ETIMEDOUT as u32, 2);
+                let record = TcpConnect {
+                    header,
+                    sock,
+                    latency_ns,
+                    saddr: near,
+                    daddr: far,
+                    netns,
+                    error,
+                    family,
+                    state,
+                    sport,
+                    dport,
+                };
+                self.frame(TCP_CONNECT, true, record.as_bytes())
+            }
+            1 => {
+                let header = self.header::<TcpReset>(TCP_RESET, 0);
+                let (sent, state) = (0, 1);
+                let record =
+                    TcpReset { header, sock, saddr: near, daddr: far, netns, sent, family, state, sport, dport };
+                self.frame(TCP_RESET, true, record.as_bytes())
+            }
+            _ => {
+                let header = self.header::<PacketDrop>(PACKET_DROP, 0);
+                let record = PacketDrop {
+                    header,
+                    location: 1,
+                    saddr: far,
+                    daddr: near,
+                    reason: 5,
+                    ifindex: 2,
+                    bytes: 60,
+                    family,
+                    protocol: 6,
+                    sport: 443,
+                    dport: 40000,
+                    skipped: 0,
+                };
+                self.frame(PACKET_DROP, true, record.as_bytes())
+            }
+        }
+    }
+
+    fn hang(&mut self) -> Result<()> {
+        let service = self.skewed(SERVICES);
+        self.seen.insert((3, service));
+        let pid = self.seq as u32;
+        let header = self.header::<TaskHang>(TASK_HANG, 1000 + service);
+        let record = TaskHang { header, start_ns: 1, pid, tgid: pid, uid: 0, reserved: 0, comm: comm("writer") };
+        self.frame(TASK_HANG, true, record.as_bytes())
     }
 
     fn io(&mut self) -> Result<()> {
