@@ -129,13 +129,6 @@ impl fmt::Display for BlockStack {
     }
 }
 
-/// `254:16` to the number that events carry, `major << 20 | minor`.
-pub fn kernel_dev(numbers: &str) -> Option<u32> {
-    let (major, minor) = numbers.split_once(':')?;
-    let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
-    (major < 1 << 12 && minor < 1 << 20).then_some(major << 20 | minor)
-}
-
 /// All block devices of a machine, by number. Empty without sysfs; without a mount table nothing is mounted.
 pub fn stacks(root: &Root) -> BTreeMap<u32, BlockStack> {
     let mut edges = graph::Edges::default();

@@ -239,11 +239,11 @@ fn kinds_of_device_mapper() {
 
 #[test]
 fn numbers_are_those_of_events() {
-    assert_eq!(kernel_dev("254:16"), Some(254 << 20 | 16));
-    assert_eq!(kernel_dev("0:21"), Some(21));
-    assert_eq!(kernel_dev("4095:1048575"), Some(u32::MAX));
+    assert_eq!(devices::kernel_dev("254:16"), Some(254 << 20 | 16));
+    assert_eq!(devices::kernel_dev("0:21"), Some(21));
+    assert_eq!(devices::kernel_dev("4095:1048575"), Some(u32::MAX));
     for text in ["4096:0", "0:1048576", "8", "8:", ":1", "-1:0", "", "a:b"] {
-        assert_eq!(kernel_dev(text), None, "{text:?}");
+        assert_eq!(devices::kernel_dev(text), None, "{text:?}");
     }
 }
 

@@ -95,7 +95,7 @@ fn read(dir: &Path) -> Option<BlockDevice> {
     let text = |name: &str| std::fs::read_to_string(dir.join(name)).ok().map(|text| text.trim().to_owned());
     let name = dir.file_name()?.to_str()?.to_owned();
     Some(BlockDevice {
-        dev: parse_dev(&text("dev")?)?,
+        dev: kernel_dev(&text("dev")?)?,
         size_sectors: text("size").and_then(|size| size.parse().ok()).unwrap_or(0),
         rotational: text("queue/rotational").as_deref() == Some("1"),
         kind: DeviceKind::of(&name),
@@ -103,8 +103,8 @@ fn read(dir: &Path) -> Option<BlockDevice> {
     })
 }
 
-/// `254:16` to the kernel's own encoding.
-fn parse_dev(text: &str) -> Option<u32> {
+/// `254:16` to the kernel's own encoding, `major << 20 | minor`, as events carry it.
+pub fn kernel_dev(text: &str) -> Option<u32> {
     let (major, minor) = text.split_once(':')?;
     let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
     (major >> (32 - MINOR_BITS) == 0 && minor >> MINOR_BITS == 0).then_some(major << MINOR_BITS | minor)
@@ -160,9 +160,9 @@ mod tests {
 
     #[test]
     fn numbers_out_of_range_are_refused() {
-        assert_eq!(parse_dev("4095:1048575"), Some(u32::MAX));
+        assert_eq!(kernel_dev("4095:1048575"), Some(u32::MAX));
         for text in ["4096:0", "0:1048576", "8", "8:", ":1", "-1:0", ""] {
-            assert_eq!(parse_dev(text), None, "{text:?}");
+            assert_eq!(kernel_dev(text), None, "{text:?}");
         }
     }
 

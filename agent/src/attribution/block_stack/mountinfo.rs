@@ -3,7 +3,7 @@
 //! Apart from `kernel::mounts`, which finds the kernel's own file systems: here the device and whether anything may
 //! be written count. One odd line must not hide a disk, so lines are taken one by one and bad ones are skipped.
 
-use super::kernel_dev;
+use crate::kernel::devices::kernel_dev;
 
 /// A mount (proc(5), `fs/proc_namespace.c`).
 #[derive(Clone, Debug, PartialEq, Eq)]

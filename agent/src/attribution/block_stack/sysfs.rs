@@ -5,7 +5,7 @@ use std::{
     fs,
 };
 
-use super::{BlockStack, DEVICES, Dm, DmKind, Md, Root, devices, graph::Edges, kernel_dev};
+use super::{BlockStack, DEVICES, Dm, DmKind, Md, Root, devices, graph::Edges};
 
 /// Names of devices, as directories list them.
 type Names = BTreeMap<String, u32>;
@@ -46,7 +46,7 @@ fn whole(root: &Root, dir: &str, disk: &devices::BlockDevice) -> BlockStack {
 }
 
 fn partition(root: &Root, dir: &str, disk: &devices::BlockDevice) -> Option<BlockStack> {
-    let dev = kernel_dev(&text(root, dir, "dev")?)?;
+    let dev = devices::kernel_dev(&text(root, dir, "dev")?)?;
     let (_, name) = dir.rsplit_once('/')?;
     Some(BlockStack { partition_of: Some(disk.dev), ..plain(dev, name, disk) })
 }

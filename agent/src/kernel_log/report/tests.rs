@@ -1,3 +1,5 @@
+//! Folding as a specification: lines in, how many faults and which out; with faults that real kernels printed.
+
 use proptest::prelude::*;
 
 use super::*;

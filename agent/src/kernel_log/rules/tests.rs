@@ -1,3 +1,5 @@
+//! The rules as a specification: a line of each family in, the rule that must fit out; and lines that look alike and are none.
+
 use std::collections::HashSet;
 
 use super::*;
